@@ -1,0 +1,4 @@
+//! pgrecast changes the shape of a live PostgreSQL table while the application keeps reading and writing it.
+
+pub mod error;
+pub mod pg;

@@ -1,0 +1,7 @@
+//! The conversation with PostgreSQL: connections, quoting, errors, catalog, replication wire.
+
+pub mod error;
+pub mod sql;
+
+pub use error::{Error, Verdict};
+pub use sql::{Ident, Literal, QualifiedName};
