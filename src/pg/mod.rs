@@ -1,7 +1,10 @@
 //! The conversation with PostgreSQL: connections, quoting, errors, catalog, replication wire.
 
+pub mod conn;
+pub mod conninfo;
 pub mod error;
 pub mod sql;
 
+pub use conn::Conn;
 pub use error::{Error, Verdict};
 pub use sql::{Ident, Literal, QualifiedName};

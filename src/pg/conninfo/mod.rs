@@ -1,0 +1,2 @@
+/// stub
+pub struct Session { pub client: tokio_postgres::Client }

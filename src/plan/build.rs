@@ -1,0 +1,155 @@
+//! Source, clauses and options become a [`Plan`]: final names, key, conversions that need a setting.
+
+use super::ddl::free_name;
+use super::key;
+use super::model::{self, Modelled, Volatility};
+use super::shape::Shape;
+use super::types::{Plan, Value};
+use crate::error::Failure;
+use crate::pg::{Conn, Ident};
+use crate::spec::Clauses;
+
+/// What the user asked for, besides the table.
+pub struct Request<'a> {
+    /// The clauses.
+    pub clauses: &'a Clauses,
+    /// As typed, for the control schema.
+    pub text: &'a str,
+    /// `--primary-key`.
+    pub primary_key: Option<&'a [String]>,
+    /// `--setting`.
+    pub settings: &'a [(String, String)],
+}
+
+/// Plans. `conn` must still have the role's own search path; nothing is changed.
+///
+/// # Errors
+/// Exit 2 and 3, see [`model::model`] and [`key::choose`].
+pub async fn plan(conn: &Conn, source: Shape, request: &Request<'_>, version: u32) -> Result<Plan, Failure> {
+    let clauses = with_primary_key(&source, request)?;
+    let modelled = model::model(conn, &source, &clauses, version).await?;
+    refuse_unpinned(&modelled, request.settings)?;
+    let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
+    let (key, identity) =
+        key::choose(&source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
+    let taken = relation_names(conn, &source.name.schema).await?;
+    let target = final_names(&source, modelled.target, &taken);
+    refuse_empty_not_null(conn, &source, &target, &modelled.columns).await?;
+    Ok(Plan {
+        source,
+        target,
+        columns: modelled.columns,
+        key,
+        identity,
+        settings: request.settings.to_vec(),
+        clauses: request.text.to_owned(),
+    })
+}
+
+/// `--primary-key` is a short form of two clauses.
+fn with_primary_key(source: &Shape, request: &Request<'_>) -> Result<Clauses, Failure> {
+    let mut clauses = request.clauses.clone();
+    let Some(columns) = request.primary_key else { return Ok(clauses) };
+    let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
+    let mut text = format!("ADD PRIMARY KEY ({list})");
+    if let Some(index) = source.primary_key() {
+        text = format!("DROP CONSTRAINT {}, ADD CONSTRAINT {0} PRIMARY KEY ({list})", Ident(&index.name));
+    }
+    clauses.list.extend(Clauses::parse(&text)?.list);
+    Ok(clauses)
+}
+
+/// A conversion that depends on a session setting needs the setting (rule 10).
+fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]) -> Result<(), Failure> {
+    let unpinned = modelled.conversions.iter().find(|c| c.volatility == Volatility::Stable && settings.is_empty());
+    match unpinned {
+        None => Ok(()),
+        Some(c) => Err(Failure::refused(format!(
+            "the conversion of column {} depends on session settings",
+            Ident(&c.column)
+        ))
+        .detail(format!("The expression {} is not immutable: it may give other values in a session with other settings.", c.expression))
+        .hint(
+            "Write the setting into the expression (for instance USING column AT TIME ZONE 'UTC'), or give it: \
+             --setting TimeZone=UTC. Settings not given are pinned to TimeZone UTC and DateStyle ISO.",
+        )),
+    }
+}
+
+/// A NOT NULL column without a value fails on the first row: say so before anything is touched.
+async fn refuse_empty_not_null(
+    conn: &Conn,
+    source: &Shape,
+    target: &Shape,
+    columns: &[super::types::TargetColumn],
+) -> Result<(), Failure> {
+    let null = |c: &&super::types::TargetColumn| {
+        matches!(&c.value, Value::Constant { literal } if literal.starts_with("NULL::"))
+            && target.column(&c.name).is_some_and(|t| t.not_null)
+    };
+    let Some(column) = columns.iter().find(null) else { return Ok(()) };
+    let sql = format!("SELECT 1 FROM ONLY {} LIMIT 1", source.name);
+    if conn.scalar("look for rows", &sql).await?.is_none() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("column {} would be NOT NULL and has no value for the existing rows", Ident(&column.name)))
+        .hint("Give it a DEFAULT, or add it without NOT NULL."))
+}
+
+/// Every relation name of the schema: tables, indexes and sequences share it.
+pub async fn relation_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Failure> {
+    let sql = "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1";
+    Ok(conn.rows("read relation names", sql, &[&schema]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// The model's names, moved to the source's schema: an index the source has keeps its name, a new one gets the
+/// server's name for it, or a free one where that is taken.
+fn final_names(source: &Shape, mut target: Shape, taken: &[String]) -> Shape {
+    target.name = source.name.clone();
+    target.oid = source.oid;
+    target.owner.clone_from(&source.owner);
+    target.replica_identity = source.replica_identity;
+    let mut used: Vec<String> = Vec::new();
+    let own: Vec<String> = source
+        .indexes
+        .iter()
+        .map(|i| i.name.clone())
+        .chain(source.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())))
+        .collect();
+    let mut settle = |name: &str| {
+        let blocked = |n: &str| used.iter().any(|u| u == n) || (!own.iter().any(|o| o == n) && taken.iter().any(|t| t == n));
+        let free = free_name(name, "", blocked);
+        used.push(free.clone());
+        free
+    };
+    for index in &mut target.indexes {
+        index.name = settle(&index.name);
+    }
+    for column in &mut target.columns {
+        let origin = usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
+        let kept = origin.and_then(|o| o.sequence.as_ref());
+        match (&mut column.sequence, kept) {
+            (Some(own), Some(kept)) => {
+                own.name = kept.name.clone();
+                own.comment.clone_from(&kept.comment);
+            }
+            (Some(own), None) => own.name = source.name.sibling(settle(&own.name.name)),
+            (None, Some(kept)) if !column.origin.is_identity() && origin.is_some_and(|o| !o.origin.is_identity()) => {
+                let mut kept = kept.clone();
+                widen(&mut kept, &column.type_sql);
+                column.sequence = Some(kept);
+            }
+            (None, _) => {}
+        }
+    }
+    target
+}
+
+/// A serial's sequence follows its column to a wider type.
+fn widen(sequence: &mut super::shape::Sequence, column_type: &str) {
+    let rank = |t: &str| ["smallint", "integer", "bigint"].iter().position(|n| *n == t);
+    if rank(column_type) > rank(&sequence.type_sql) && rank(&sequence.type_sql).is_some() {
+        sequence.type_sql = column_type.to_owned();
+    }
+}

@@ -1,0 +1,9 @@
+//! Spec and catalog become a plan.
+
+pub mod build;
+pub mod ddl;
+pub mod key;
+pub mod model;
+pub mod read;
+pub mod shape;
+pub mod types;

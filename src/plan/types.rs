@@ -1,0 +1,210 @@
+//! The plan: everything that is decided before the first lock is taken, kept in the control schema.
+
+use serde::{Deserialize, Serialize};
+
+use super::shape::Shape;
+use crate::pg::{Ident, QualifiedName};
+
+/// A single-target migration, decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The table as it stands.
+    pub source: Shape,
+    /// The table as it will stand, under its final names.
+    pub target: Shape,
+    /// Where each target column's value comes from, in column order.
+    pub columns: Vec<TargetColumn>,
+    /// What tells rows apart.
+    pub key: Key,
+    /// What must be done to the source's replica identity first.
+    pub identity: IdentityChange,
+    /// Session settings the conversions were given (`TimeZone` …).
+    pub settings: Vec<(String, String)>,
+    /// The clauses as typed.
+    pub clauses: String,
+}
+
+/// One target column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetColumn {
+    /// Its name in the target.
+    pub name: String,
+    /// The source column it stands for, if any.
+    pub source: Option<String>,
+    /// How its value comes about.
+    pub value: Value,
+}
+
+/// How a target value comes about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    /// The source column as it is.
+    Copied,
+    /// An expression over the source row; the same row always gives the same value.
+    Converted {
+        /// SQL over the source's columns, every name qualified.
+        expression: String,
+    },
+    /// An expression over the source row that may differ each time: written once, never compared.
+    Volatile {
+        /// SQL over the source's columns.
+        expression: String,
+    },
+    /// One value for every row that exists before the swap: an added column's default, evaluated once.
+    Constant {
+        /// A typed SQL literal.
+        literal: String,
+    },
+    /// Left to the shadow's own default or identity: written once, never compared.
+    OwnDefault,
+    /// Computed by the server from the other columns.
+    Generated,
+}
+
+impl TargetColumn {
+    /// The expression of the projection, `None` where the column is left out of it.
+    pub fn expression(&self) -> Option<String> {
+        match &self.value {
+            Value::Copied => self.source.as_ref().map(|s| Ident(s).to_string()),
+            Value::Converted { expression } | Value::Volatile { expression } => Some(expression.clone()),
+            Value::Constant { literal } => Some(literal.clone()),
+            Value::OwnDefault | Value::Generated => None,
+        }
+    }
+
+    /// Whether the value follows from the source row alone, so that it is updated and compared.
+    pub fn is_derived(&self) -> bool {
+        match self.value {
+            Value::Copied | Value::Converted { .. } | Value::Constant { .. } => true,
+            Value::Volatile { .. } | Value::OwnDefault | Value::Generated => false,
+        }
+    }
+}
+
+/// The key of the source and where it stands in the target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its columns.
+    pub columns: Vec<KeyColumn>,
+    /// A unique index over the target's key columns that the shadow needs only until the swap, where the target has
+    /// none of its own to arbitrate an upsert.
+    pub needs_helper_index: bool,
+}
+
+/// One key column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyColumn {
+    /// Its name in the source.
+    pub source: String,
+    /// Its type in the source, as SQL.
+    pub source_type: String,
+    /// Equality over it, as SQL: `=` or `OPERATOR(schema.=)`.
+    pub source_equal: String,
+    /// Its name in the target.
+    pub target: String,
+    /// Equality over the target column.
+    pub target_equal: String,
+    /// The target's value, as SQL over the source's key columns.
+    pub expression: String,
+}
+
+/// What is done to the source's replica identity before it is published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdentityChange {
+    /// It covers the key already.
+    None,
+    /// REPLICA IDENTITY USING INDEX.
+    Index {
+        /// The index's name.
+        index: String,
+    },
+    /// REPLICA IDENTITY FULL: only a deferrable key tells the rows apart.
+    Full,
+}
+
+/// The names a migration uses in the database, from its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    id: i32,
+}
+
+/// The schema that holds everything the tool owns.
+pub const SCHEMA: &str = "pgrecast";
+
+impl Names {
+    /// The names of migration `id`.
+    pub fn new(id: i32) -> Self {
+        Names { id }
+    }
+
+    /// The shadow table.
+    pub fn shadow(&self) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}", self.id))
+    }
+
+    /// The shadow's nth index, until the swap renames it.
+    pub fn index(&self, n: usize) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_index_{n}", self.id))
+    }
+
+    /// The shadow's helper index.
+    pub fn helper_index(&self) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_key", self.id))
+    }
+
+    /// The sequence of the shadow's nth column, until the swap renames it.
+    pub fn sequence(&self, n: usize) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_sequence_{n}", self.id))
+    }
+
+    /// The journal's nth generation.
+    pub fn journal(&self, generation: u32) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("{}{generation}", self.journal_prefix()))
+    }
+
+    /// What every journal generation's name begins with.
+    pub fn journal_prefix(&self) -> String {
+        format!("journal_{}_", self.id)
+    }
+
+    /// The publication.
+    pub fn publication(&self) -> String {
+        format!("pgrecast_{}", self.id)
+    }
+
+    /// The replication slot: slots belong to the cluster, so the database's oid is part of the name.
+    pub fn slot(&self, database: u32) -> String {
+        format!("pgrecast_{database}_{}", self.id)
+    }
+}
+
+impl Plan {
+    /// The source as the FROM clause of every statement that evaluates the projection: aliased to its bare name, so
+    /// that a qualified column reference of the user's expression still means it.
+    pub fn source_from(&self) -> String {
+        format!("ONLY {} AS {}", self.source.name, self.alias())
+    }
+
+    /// The alias of the source in every statement.
+    pub fn alias(&self) -> String {
+        Ident(&self.source.name.name).to_string()
+    }
+
+    /// Columns the copy and the flush write: (name, expression).
+    pub fn written(&self) -> Vec<(&str, String)> {
+        self.columns.iter().filter_map(|c| c.expression().map(|e| (c.name.as_str(), e))).collect()
+    }
+
+    /// `OVERRIDING SYSTEM VALUE`, which an identity column that is written needs.
+    pub fn overriding(&self) -> &'static str {
+        let identity = |c: &&TargetColumn| {
+            c.expression().is_some() && self.target.column(&c.name).is_some_and(|t| t.origin.is_identity())
+        };
+        if self.columns.iter().any(|c| identity(&c)) { " OVERRIDING SYSTEM VALUE" } else { "" }
+    }
+
+    /// Names of the source's key columns.
+    pub fn key_names(&self) -> Vec<String> {
+        self.key.columns.iter().map(|c| c.source.clone()).collect()
+    }
+}

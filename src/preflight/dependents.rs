@@ -1,0 +1,111 @@
+//! What hangs on the table by its oid and is not carried: found through `pg_depend` and the catalogs that bypass it,
+//! and named one by one.
+//!
+//! The rule is the other way round from a list of known troubles: whatever depends on the table, its columns or its
+//! row type is a finding unless it is of a class the swap carries (PostgreSQL manual, 53.18 "pg_depend").
+
+use super::Finding;
+use crate::error::Failure;
+use crate::pg::Conn;
+
+/// Dependents by kind and description. Left out, since the swap carries them: the table's own defaults, indexes,
+/// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences.
+const DEPENDENTS: &str = "
+WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM pg_catalog.pg_class c
+    LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
+ties AS (
+    SELECT d.classid, d.objid, d.objsubid FROM pg_catalog.pg_depend d, me
+    WHERE (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = me.oid)
+       OR (d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (me.reltype, me.array_type))
+    UNION
+    SELECT 'pg_catalog.pg_constraint'::regclass, k.oid, 0 FROM pg_catalog.pg_constraint k, me
+    WHERE k.contype = 'f' AND (k.conrelid = me.oid OR k.confrelid = me.oid)
+    UNION
+    SELECT 'pg_catalog.pg_trigger'::regclass, g.oid, 0 FROM pg_catalog.pg_trigger g, me
+    WHERE g.tgrelid = me.oid AND NOT g.tgisinternal),
+named AS (
+    SELECT DISTINCT t.classid, t.objid,
+        pg_catalog.pg_describe_object(t.classid, t.objid, 0) AS description,
+        CASE t.classid
+            WHEN 'pg_catalog.pg_rewrite'::regclass THEN
+                CASE WHEN (SELECT w.ev_class FROM pg_catalog.pg_rewrite w WHERE w.oid = t.objid) = me.oid THEN 'rule' ELSE 'view' END
+            WHEN 'pg_catalog.pg_constraint'::regclass THEN
+                CASE WHEN (SELECT k.contype FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = 'f' THEN 'foreign key'
+                     WHEN (SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = me.oid THEN NULL
+                     ELSE 'constraint' END
+            WHEN 'pg_catalog.pg_trigger'::regclass THEN
+                CASE WHEN (SELECT g.tgisinternal FROM pg_catalog.pg_trigger g WHERE g.oid = t.objid) THEN NULL ELSE 'trigger' END
+            WHEN 'pg_catalog.pg_policy'::regclass THEN 'policy'
+            WHEN 'pg_catalog.pg_publication_rel'::regclass THEN 'publication'
+            WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN 'extended statistics'
+            WHEN 'pg_catalog.pg_proc'::regclass THEN 'function'
+            WHEN 'pg_catalog.pg_attrdef'::regclass THEN
+                CASE WHEN (SELECT a.adrelid FROM pg_catalog.pg_attrdef a WHERE a.oid = t.objid) = me.oid THEN NULL ELSE 'default' END
+            WHEN 'pg_catalog.pg_class'::regclass THEN
+                CASE WHEN t.objid = me.oid THEN NULL
+                     WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = t.objid) IN ('S', 't') THEN NULL
+                     WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = t.objid AND i.indrelid = me.oid) THEN NULL
+                     ELSE 'relation' END
+            WHEN 'pg_catalog.pg_type'::regclass THEN CASE WHEN t.objid IN (me.reltype, me.array_type) THEN NULL ELSE 'type' END
+            ELSE 'object' END AS kind
+    FROM ties t, me),
+loose AS (
+    SELECT 'parent' AS kind, 'parent table ' || i.inhparent::regclass AS description FROM pg_catalog.pg_inherits i, me WHERE i.inhrelid = me.oid
+    UNION ALL
+    SELECT 'child', 'child table ' || i.inhrelid::regclass FROM pg_catalog.pg_inherits i, me WHERE i.inhparent = me.oid
+    UNION ALL
+    SELECT 'publication', 'publication ' || quote_ident(p.pubname) || ' for all tables' FROM pg_catalog.pg_publication p WHERE p.puballtables
+    UNION ALL
+    SELECT 'publication', 'publication ' || quote_ident(p.pubname) || ' for tables in schema'
+    FROM pg_catalog.pg_publication p, pg_catalog.pg_publication_tables pt, pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, me
+    WHERE c.oid = me.oid AND pt.pubname = p.pubname AND pt.schemaname = n.nspname AND pt.tablename = c.relname AND NOT p.puballtables
+      AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = me.oid)
+    UNION ALL
+    SELECT 'security label', 'security label of provider ' || s.provider FROM pg_catalog.pg_seclabel s, me
+    WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid = me.oid
+    UNION ALL
+    SELECT 'temporal key', 'constraint ' || quote_ident(k.conname) FROM pg_catalog.pg_constraint k, me
+    WHERE k.conrelid = me.oid AND pg_catalog.pg_get_constraintdef(k.oid) LIKE '%WITHOUT OVERLAPS)%'
+    UNION ALL
+    SELECT 'extension membership', 'extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid, me
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = me.oid AND d.deptype = 'e')
+SELECT json_build_object('kind', kind, 'description', description) FROM (
+    SELECT kind, description FROM named WHERE kind IS NOT NULL UNION SELECT kind, description FROM loose) AS everything
+ORDER BY kind, description";
+
+#[derive(serde::Deserialize)]
+struct Dependent {
+    kind: String,
+    description: String,
+}
+
+pub(super) async fn findings(conn: &Conn, oid: u32, _version: u32) -> Result<Vec<Finding>, Failure> {
+    let rows = conn.simple("find dependents", &DEPENDENTS.replace("$1", &oid.to_string())).await?;
+    let mut found = Vec::new();
+    for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
+        let d: Dependent = serde_json::from_str(&text)
+            .map_err(|e| Failure::failed(format!("find dependents: unexpected catalog content: {e}")))?;
+        found.push(Finding::new(format!("{} is tied to the table and would not be carried", d.description), hint(&d.kind)));
+    }
+    Ok(found)
+}
+
+fn hint(kind: &str) -> &'static str {
+    match kind {
+        "view" => "Drop the view and create it again afterwards, or wait for a version that carries views.",
+        "foreign key" => "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).",
+        "trigger" => "Drop the trigger and create it again afterwards.",
+        "rule" => "Drop the rule and create it again afterwards.",
+        "policy" => "Drop the policy and create it again afterwards.",
+        "publication" => "Take the table out of the publication and add it again afterwards; its subscribers must follow.",
+        "extended statistics" => "Drop the statistics object and create it again afterwards.",
+        "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
+        "function" => "Drop the function and create it again afterwards.",
+        "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",
+        "security label" => "This version does not carry security labels.",
+        "extension membership" => "A table of an extension cannot be replaced.",
+        _ => "This version carries neither it nor its kind: drop it and create it again afterwards.",
+    }
+}

@@ -1,0 +1,52 @@
+//! Everything that speaks against the migration, found at once, before anything is touched.
+//!
+//! Looks only; takes no lock beyond ACCESS SHARE on catalogs. Findings come in a stable order: the server, the role,
+//! the table, what hangs on it.
+
+mod dependents;
+mod server;
+mod table;
+
+pub use server::ServerFacts;
+pub use table::find_table;
+
+use crate::error::Failure;
+use crate::pg::Conn;
+
+/// One reason not to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong, as a primary message.
+    pub what: String,
+    /// What would help.
+    pub hint: String,
+}
+
+impl Finding {
+    fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Finding { what: what.into(), hint: hint.into() }
+    }
+}
+
+/// Looks at everything; an empty list means go.
+pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
+    let mut findings = server::findings(conn, facts).await?;
+    let on_table = table::findings(conn, facts, oid).await?;
+    findings.extend(on_table);
+    findings.extend(dependents::findings(conn, oid, facts.version).await?);
+    Ok(findings)
+}
+
+/// All findings as one refusal.
+pub fn refusal(findings: Vec<Finding>) -> Result<(), Failure> {
+    match &findings[..] {
+        [] => Ok(()),
+        [only] => Err(Failure::refused(only.what.clone()).hint(only.hint.clone())),
+        [first, rest @ ..] => {
+            let more: Vec<String> = rest.iter().map(|f| format!("{} ({})", f.what, f.hint.trim_end_matches('.'))).collect();
+            Err(Failure::refused(first.what.clone())
+                .detail(format!("There are {} more reasons: {}.", rest.len(), more.join("; ")))
+                .hint(first.hint.clone()))
+        }
+    }
+}

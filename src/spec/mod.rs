@@ -1,0 +1,5 @@
+//! What was asked.
+
+pub mod clauses;
+
+pub use clauses::{Clause, ClauseKind, Clauses};
