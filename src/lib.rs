@@ -5,3 +5,4 @@ pub mod plan;
 pub mod preflight;
 pub mod spec;
 pub mod pg;
+pub mod stream;

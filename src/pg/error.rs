@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::error::SqlState;
 
 /// What a caller may do about an error.
@@ -62,6 +64,27 @@ impl Error {
         }
         let mut made = Error::client(statement, message);
         made.connection_lost = true;
+        made
+    }
+
+    /// From the fields of an ErrorResponse (manual 55.8, "Error and Notice Message Fields"), for connections that read
+    /// the protocol themselves. A server that fails before the encoding is agreed may send other than UTF-8: such
+    /// bytes are replaced.
+    pub fn from_fields(statement: &'static str, mut fields: ErrorFields<'_>) -> Self {
+        let mut made = Error::client(statement, "");
+        while let Ok(Some(field)) = fields.next() {
+            let value = || String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => made.sqlstate = Some(SqlState::from_code(&value())),
+                b'M' => made.message = value(),
+                b'D' => made.detail = Some(value()),
+                b'H' => made.hint = Some(value()),
+                b'c' => made.column = Some(value()),
+                b'n' => made.constraint = Some(value()),
+                _ => {}
+            }
+        }
+        made.connection_lost = made.sqlstate.as_ref().is_some_and(is_shutdown);
         made
     }
 

@@ -3,8 +3,10 @@
 pub mod conn;
 pub mod conninfo;
 pub mod error;
+pub mod lsn;
 pub mod sql;
 
 pub use conn::Conn;
 pub use error::{Error, Verdict};
+pub use lsn::{InvalidLsn, Lsn};
 pub use sql::{Ident, Literal, QualifiedName};
