@@ -1,0 +1,172 @@
+//! Connections with pinned settings, one kind for each use.
+
+use std::time::Duration;
+
+use super::conninfo::Target;
+use super::{Conn, Error, Ident, Literal};
+
+/// Opens the connections of one migration.
+#[derive(Clone)]
+pub struct Connector {
+    target: Target,
+    settings: Vec<(String, String)>,
+    lock_timeout: Duration,
+}
+
+/// What a connection is for; its name stands in `application_name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// State, lease, preflight.
+    Control,
+    /// Reads the user's clauses: the role's own search path stays.
+    Planner,
+    /// Copies block ranges.
+    Copier,
+    /// Builds indexes.
+    Indexer,
+    /// Writes the journal and sends barriers.
+    Journal,
+    /// Brings keys up to date.
+    Flusher,
+    /// Compares.
+    Verifier,
+    /// Swaps.
+    Cutover,
+    /// Looks at lag, locks and signals.
+    Monitor,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Control => "control",
+            Role::Planner => "planner",
+            Role::Copier => "copier",
+            Role::Indexer => "indexer",
+            Role::Journal => "journal",
+            Role::Flusher => "flusher",
+            Role::Verifier => "verifier",
+            Role::Cutover => "cut-over",
+            Role::Monitor => "monitor",
+        }
+    }
+
+    /// The name of the statement that opens it, for errors.
+    fn statement(self) -> &'static str {
+        match self {
+            Role::Control => "connect control",
+            Role::Planner => "connect planner",
+            Role::Copier => "connect copier",
+            Role::Indexer => "connect indexer",
+            Role::Journal => "connect journal",
+            Role::Flusher => "connect flusher",
+            Role::Verifier => "connect verifier",
+            Role::Cutover => "connect cut-over",
+            Role::Monitor => "connect monitor",
+        }
+    }
+}
+
+/// Settings every session of ours has (PostgreSQL manual, chapter 20). What a role, a database or the server sets
+/// otherwise must not change a value on its way from the source to the shadow, nor end a session of ours.
+const PINNED: &[(&str, &str)] = &[
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("xmloption", "content"),
+    ("standard_conforming_strings", "on"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("default_tablespace", ""),
+    ("synchronous_commit", "local"),
+    ("jit", "off"),
+];
+
+impl Connector {
+    /// For `target`, with the conversions' settings on top of the pinned ones.
+    pub fn new(target: Target, lock_timeout: Duration) -> Self {
+        Connector { target, settings: Vec::new(), lock_timeout }
+    }
+
+    /// The same with the settings the conversions were given.
+    pub fn with_settings(mut self, settings: &[(String, String)]) -> Self {
+        self.settings = settings.to_vec();
+        self
+    }
+
+    /// Where it connects to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The longest wait for a lock.
+    pub fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
+    /// Opens a connection for `role`.
+    pub async fn open(&self, role: Role) -> Result<Conn, Error> {
+        let application = format!("pgrecast {}", role.name());
+        let conn = Conn::new(self.target.connect(&application, role.statement()).await?);
+        conn.batch("pin settings", &self.pins(role)).await?;
+        Ok(conn)
+    }
+
+    fn pins(&self, role: Role) -> String {
+        let mut sql = String::new();
+        let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
+        for (name, value) in PINNED {
+            // The clauses are read as the role itself would have them read.
+            if role == Role::Planner && matches!(*name, "TimeZone" | "DateStyle" | "IntervalStyle") {
+                continue;
+            }
+            pin(name, value);
+        }
+        pin("lock_timeout", &format!("{}ms", self.lock_timeout.as_millis()));
+        match role {
+            Role::Planner | Role::Control | Role::Monitor | Role::Cutover | Role::Journal => {}
+            Role::Copier => {
+                pin("synchronous_commit", "off");
+                // A block range is all that is ever read here.
+                pin("enable_seqscan", "off");
+            }
+            Role::Indexer => pin("synchronous_commit", "off"),
+            Role::Flusher => pin("synchronous_commit", "off"),
+            Role::Verifier => pin("enable_seqscan", "off"),
+        }
+        if matches!(role, Role::Flusher | Role::Cutover) {
+            // A few keys against a large table: an index look-up each, whatever the statistics of the moment say.
+            for node in ["enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_material"] {
+                pin(node, "off");
+            }
+        }
+        for (name, value) in &self.settings {
+            pin(name, value);
+        }
+        if role != Role::Planner {
+            sql.push_str("SET search_path = '';\n");
+        }
+        sql
+    }
+
+    /// The same pins as startup options of the replication connection, as far as they shape a key's text.
+    pub fn replication_options(&self) -> String {
+        let escape = |v: &str| v.replace('\\', "\\\\").replace(' ', "\\ ");
+        let mut options: Vec<String> = PINNED
+            .iter()
+            .filter(|(n, _)| ["TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output"].contains(n))
+            .map(|(n, v)| format!("-c {n}={}", escape(v)))
+            .collect();
+        options.extend(self.settings.iter().map(|(n, v)| format!("-c {n}={}", escape(v))));
+        options.push("-c statement_timeout=0".to_owned());
+        options.push("-c idle_session_timeout=0".to_owned());
+        options.join(" ")
+    }
+}

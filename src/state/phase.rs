@@ -1,0 +1,113 @@
+//! What a migration does next, as the control schema keeps it, and the only legal steps. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The phase a migration is in: what the next runner does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The plan is kept; shadow, publication and slot may exist in part.
+    Prepare,
+    /// Block ranges go to the shadow.
+    Copy,
+    /// Indexes are built.
+    Index,
+    /// The journal is flushed; verification has not passed.
+    CatchUp,
+    /// Verification has passed or was not asked for; in step until the cut-over.
+    Ready,
+    /// The tables are swapped; what is ours besides the old table is still there.
+    Swapped,
+    /// Only the old table and the control row are left.
+    Complete,
+    /// Verification found a difference: abort is all that is left.
+    Differs,
+}
+
+impl Phase {
+    /// Every phase, in order.
+    pub const ALL: [Phase; 8] = [
+        Phase::Prepare,
+        Phase::Copy,
+        Phase::Index,
+        Phase::CatchUp,
+        Phase::Ready,
+        Phase::Swapped,
+        Phase::Complete,
+        Phase::Differs,
+    ];
+
+    /// The word the control schema keeps.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Prepare => "prepare",
+            Phase::Copy => "copy",
+            Phase::Index => "index",
+            Phase::CatchUp => "catch up",
+            Phase::Ready => "ready",
+            Phase::Swapped => "swapped",
+            Phase::Complete => "complete",
+            Phase::Differs => "differs",
+        }
+    }
+
+    /// Whether `next` may follow.
+    pub fn may_become(self, next: Phase) -> bool {
+        use Phase as P;
+        match (self, next) {
+            (P::Prepare, P::Copy)
+            | (P::Copy, P::Index)
+            | (P::Index, P::CatchUp)
+            | (P::CatchUp, P::Ready)
+            | (P::CatchUp, P::Differs)
+            | (P::Ready, P::Differs)
+            | (P::Ready, P::Swapped)
+            | (P::Swapped, P::Complete) => true,
+            (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Swapped | P::Complete | P::Differs, _) => false,
+        }
+    }
+
+    /// Whether the source still is the table the application uses.
+    pub fn is_before_swap(self) -> bool {
+        match self {
+            Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => true,
+            Phase::Swapped | Phase::Complete => false,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Phase {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Phase::ALL.into_iter().find(|p| p.word() == text).ok_or_else(|| format!("unknown phase {text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back() {
+        for phase in Phase::ALL {
+            assert_eq!(phase.word().parse(), Ok(phase));
+        }
+    }
+
+    #[test]
+    fn nothing_leads_back_and_nothing_leads_out_of_the_last() {
+        for (i, a) in Phase::ALL.into_iter().enumerate() {
+            for b in &Phase::ALL[..=i] {
+                assert!(!a.may_become(*b), "{a} to {b}");
+            }
+            assert!(!Phase::Differs.may_become(a) && !Phase::Complete.may_become(a));
+        }
+    }
+}

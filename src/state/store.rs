@@ -1,0 +1,285 @@
+//! The control schema `pgrecast`: one row a migration, one row a copied block range.
+//!
+//! A phase change and its effect are one transaction: whoever changes the phase does it with [`Store::set_phase_sql`]
+//! inside the transaction that has the effect.
+
+use tokio_postgres::Row;
+
+use super::Phase;
+use crate::cli::MigrateOptions;
+use crate::error::{Exit, Failure};
+use crate::pg::Conn;
+use crate::plan::types::Plan;
+
+/// First half of the two-part advisory lock keys: `pgrc` in ASCII. The second is the migration's id, 0 for the schema.
+const LOCK_CLASS: i32 = 0x7067_7263;
+
+/// The layout of the control schema; a migration of another layout is not touched.
+const LAYOUT: i32 = 1;
+
+const CREATE: &str = "
+CREATE SCHEMA IF NOT EXISTS pgrecast;
+COMMENT ON SCHEMA pgrecast IS 'Control schema of pgrecast. Removed by pgrecast finish and pgrecast abort.';
+CREATE TABLE IF NOT EXISTS pgrecast.migration (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    layout int NOT NULL,
+    source_oid oid NOT NULL,
+    source text NOT NULL,
+    request jsonb NOT NULL,
+    options jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    phase text NOT NULL,
+    x0 xid,
+    filenode oid,
+    blocks int8,
+    copy_over boolean NOT NULL DEFAULT false,
+    cutover_released boolean NOT NULL DEFAULT false,
+    verify jsonb,
+    old_table text,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE IF NOT EXISTS pgrecast.chunk (
+    migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
+    first_block int8 NOT NULL,
+    end_block int8 NOT NULL,
+    rows int8 NOT NULL,
+    journaled int8 NOT NULL,
+    PRIMARY KEY (migration, first_block)
+);";
+
+/// One row of `pgrecast.migration`.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    /// Its number.
+    pub id: i32,
+    /// The source's oid when it was planned.
+    pub source_oid: u32,
+    /// The source, as a person would write it.
+    pub source: String,
+    /// Table, clauses and whatever else makes this command this command.
+    pub request: serde_json::Value,
+    /// The options of the last run.
+    pub options: MigrateOptions,
+    /// The plan.
+    pub plan: Plan,
+    /// What is next.
+    pub phase: Phase,
+    /// Rule 1's X0, 32 bits.
+    pub x0: Option<u32>,
+    /// The source's file when its blocks were measured.
+    pub filenode: Option<u32>,
+    /// Blocks of the source to copy.
+    pub blocks: Option<u32>,
+    /// A TRUNCATE ended the copy.
+    pub copy_over: bool,
+    /// `pgrecast cutover` was given.
+    pub cutover_released: bool,
+    /// The old table, after the swap, as SQL.
+    pub old_table: Option<String>,
+    /// When it was begun, RFC 3339.
+    pub started_at: String,
+    /// Rows copied so far.
+    pub rows_copied: i64,
+}
+
+/// What a new migration is registered with.
+pub struct NewMigration<'a> {
+    /// The source's oid.
+    pub source_oid: u32,
+    /// The source for people.
+    pub source: &'a str,
+    /// See [`Migration::request`].
+    pub request: &'a serde_json::Value,
+    /// Options.
+    pub options: &'a MigrateOptions,
+    /// Plan.
+    pub plan: &'a Plan,
+}
+
+/// The control schema over one connection, which also holds the lease.
+pub struct Store {
+    conn: Conn,
+}
+
+impl Store {
+    /// Over this connection.
+    pub fn new(conn: Conn) -> Self {
+        Store { conn }
+    }
+
+    /// The connection.
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    /// Whether there is a control schema at all.
+    pub async fn exists(&self) -> Result<bool, Failure> {
+        let sql = "SELECT to_regclass('pgrecast.migration') IS NOT NULL AND has_table_privilege('pgrecast.migration', 'SELECT')";
+        Ok(self.conn.scalar("look for control schema", sql).await?.as_deref() == Some("t"))
+    }
+
+    /// Makes the control schema where it is missing, and registers a migration. One transaction.
+    pub async fn register(&self, new: &NewMigration<'_>) -> Result<i32, Failure> {
+        let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")));
+        let request = new.request.to_string();
+        let options = json(serde_json::to_string(new.options))?;
+        let plan = json(serde_json::to_string(new.plan))?;
+        self.conn
+            .batch("begin register", &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0);{}", self.create_sql().await?))
+            .await?;
+        let rows = self
+            .conn
+            .rows(
+                "register migration",
+                "INSERT INTO pgrecast.migration (layout, source_oid, source, request, options, plan, phase) \
+                 VALUES ($1, $2, $3, $4::text::jsonb, $5::text::jsonb, $6::text::jsonb, 'prepare') RETURNING id",
+                &[&LAYOUT, &new.source_oid, &new.source, &request, &options, &plan],
+            )
+            .await?;
+        let id: i32 = rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))?;
+        self.conn.batch("commit register", "COMMIT").await?;
+        Ok(id)
+    }
+
+    /// `IF NOT EXISTS` still needs the privilege to create, so an existing schema is left alone.
+    async fn create_sql(&self) -> Result<&'static str, Failure> {
+        Ok(if self.exists().await? { "" } else { CREATE })
+    }
+
+    /// All migrations, oldest first.
+    pub async fn list(&self) -> Result<Vec<Migration>, Failure> {
+        if !self.exists().await? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT m.id, m.layout, m.source_oid, m.source, m.request::text, m.options::text, m.plan::text, m.phase,
+                m.x0::text, m.filenode, m.blocks, m.copy_over, m.cutover_released, m.old_table,
+                to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
+                coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8
+            FROM pgrecast.migration m ORDER BY m.id";
+        self.conn.rows("list migrations", sql, &[]).await?.iter().map(read_row).collect()
+    }
+
+    /// One migration.
+    pub async fn get(&self, id: i32) -> Result<Option<Migration>, Failure> {
+        Ok(self.list().await?.into_iter().find(|m| m.id == id))
+    }
+
+    /// Takes the lease; it lasts as long as this connection.
+    ///
+    /// # Errors
+    /// Exit 6 where another runner has it.
+    pub async fn lease(&self, id: i32) -> Result<(), Failure> {
+        let sql = format!("SELECT pg_try_advisory_lock({LOCK_CLASS}, {id})");
+        if self.conn.scalar("take lease", &sql).await?.as_deref() == Some("t") {
+            return Ok(());
+        }
+        let holder = format!(
+            "SELECT format('pid %s, since %s', a.pid, a.backend_start::timestamptz(0)) FROM pg_catalog.pg_locks l \
+             JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND l.granted \
+             AND l.classid = {LOCK_CLASS}::oid AND l.objid = {id}::oid AND l.objsubid = 2"
+        );
+        let holder = self.conn.scalar("find lease holder", &holder).await?.unwrap_or_else(|| "unknown".to_owned());
+        Err(Failure::new(Exit::Busy, format!("another runner works on migration {id}"))
+            .detail(format!("Its server session is {holder}."))
+            .hint(format!("Let it go on, or stop it first; pgrecast status {id} shows how far it is.")))
+    }
+
+    /// Whether a runner has the lease of this migration.
+    pub async fn is_leased(&self, id: i32) -> Result<bool, Failure> {
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted \
+             AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+             AND classid = {LOCK_CLASS}::oid AND objid = {id}::oid AND objsubid = 2)"
+        );
+        Ok(self.conn.scalar("look for lease", &sql).await?.as_deref() == Some("t"))
+    }
+
+    /// SQL that moves migration `id` from one phase to the next and fails where it is not in `from`.
+    pub fn set_phase_sql(id: i32, from: Phase, to: Phase) -> String {
+        debug_assert!(from.may_become(to), "{from} to {to}");
+        format!(
+            "UPDATE pgrecast.migration SET phase = '{to}', changed_at = clock_timestamp() \
+             WHERE id = (SELECT CASE WHEN phase = '{from}' THEN id ELSE 1 / (id - id) END FROM pgrecast.migration WHERE id = {id})"
+        )
+    }
+
+    /// Moves on to the next phase, where the change of phase is all there is to do.
+    pub async fn set_phase(&self, id: i32, from: Phase, to: Phase) -> Result<(), Failure> {
+        Ok(self.conn.batch("set phase", &Self::set_phase_sql(id, from, to)).await?)
+    }
+
+    /// Keeps the options of this run.
+    pub async fn keep_options(&self, id: i32, options: &MigrateOptions) -> Result<(), Failure> {
+        let text = serde_json::to_string(options).map_err(|e| Failure::failed(format!("cannot keep the options: {e}")))?;
+        let sql = "UPDATE pgrecast.migration SET options = $2::text::jsonb WHERE id = $1";
+        self.conn.execute("keep options", sql, &[&id, &text]).await?;
+        Ok(())
+    }
+
+    /// Releases a postponed cut-over.
+    pub async fn release_cutover(&self, id: i32) -> Result<(), Failure> {
+        let sql = format!("UPDATE pgrecast.migration SET cutover_released = true WHERE id = {id}");
+        Ok(self.conn.batch("release cut-over", &sql).await?)
+    }
+
+    /// Block ranges copied so far: (first, end).
+    pub async fn chunks(&self, id: i32) -> Result<Vec<(u32, u32)>, Failure> {
+        let sql = "SELECT first_block, end_block FROM pgrecast.chunk WHERE migration = $1 ORDER BY first_block";
+        let block = |n: i64| u32::try_from(n).map_err(|_| Failure::failed(format!("pgrecast.chunk holds block {n}")));
+        let rows = self.conn.rows("read chunks", sql, &[&id]).await?;
+        rows.iter().map(|r| Ok((block(r.get(0))?, block(r.get(1))?))).collect()
+    }
+
+    /// Forgets a migration, and drops the control schema with the last one.
+    pub async fn forget(&self, id: i32) -> Result<(), Failure> {
+        let sql = format!(
+            "BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0); DELETE FROM pgrecast.migration WHERE id = {id}; COMMIT"
+        );
+        self.conn.batch("forget migration", &sql).await?;
+        self.drop_if_empty().await
+    }
+
+    async fn drop_if_empty(&self) -> Result<(), Failure> {
+        self.conn.batch("begin drop schema", &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)")).await?;
+        let left = self.conn.scalar("count migrations", "SELECT count(*) FROM pgrecast.migration").await?;
+        if left.as_deref() == Some("0") {
+            self.conn
+                .batch(
+                    "drop control schema",
+                    "DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
+                )
+                .await
+                .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;
+        }
+        Ok(self.conn.batch("commit drop schema", "COMMIT").await?)
+    }
+}
+
+fn read_row(row: &Row) -> Result<Migration, Failure> {
+    let id: i32 = row.get(0);
+    let layout: i32 = row.get(1);
+    if layout != LAYOUT {
+        return Err(Failure::refused(format!("migration {id} was begun by another version of pgrecast"))
+            .hint("Finish or abort it with the version that began it."));
+    }
+    let broken = |what: &str, e: String| Failure::failed(format!("migration {id}: cannot read its {what}: {e}"));
+    let json = |i: usize| row.get::<_, &str>(i);
+    Ok(Migration {
+        id,
+        source_oid: row.get(2),
+        source: row.get(3),
+        request: serde_json::from_str(json(4)).map_err(|e| broken("request", e.to_string()))?,
+        options: serde_json::from_str(json(5)).map_err(|e| broken("options", e.to_string()))?,
+        plan: serde_json::from_str(json(6)).map_err(|e| broken("plan", e.to_string()))?,
+        phase: row.get::<_, &str>(7).parse().map_err(|e| broken("phase", e))?,
+        x0: row.get::<_, Option<&str>>(8).and_then(|x| x.parse().ok()),
+        filenode: row.get(9),
+        blocks: row.get::<_, Option<i64>>(10).and_then(|b| u32::try_from(b).ok()),
+        copy_over: row.get(11),
+        cutover_released: row.get(12),
+        old_table: row.get(13),
+        started_at: row.get(14),
+        rows_copied: row.get(15),
+    })
+}
