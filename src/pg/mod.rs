@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod sql;
+pub mod tls;
 
 pub use error::{Error, Verdict};
 pub use sql::{Ident, Literal, QualifiedName};
