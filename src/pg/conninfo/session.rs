@@ -1,0 +1,176 @@
+//! A session of the client library, and the task that reads and writes for it.
+
+use std::fmt;
+use std::future::poll_fn;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{ChannelBinding as ClientBinding, SslMode as ClientSslMode};
+use tokio_postgres::tls::{MakeTlsConnect, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::dial::dial;
+use super::search::{Refusal, Search};
+use super::wire::tls_name;
+use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Stream, Target};
+use crate::pg::{Error, tls};
+
+/// A logged-in connection. Dropping it closes the connection at once, whatever is under way.
+pub struct Session {
+    /// The client library's handle.
+    pub client: Client,
+    route: Route,
+    task: JoinHandle<()>,
+}
+
+impl Session {
+    /// How the server was reached, for [`Target::pinned`].
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("route", &self.route).finish_non_exhaustive()
+    }
+}
+
+impl Target {
+    /// Logs in to the first host that is reachable and wanted. `statement` names the call in errors.
+    ///
+    /// The server shows `application_name`, followed by the user's own in parentheses.
+    ///
+    /// # Errors
+    /// One error for all that was tried. `connection_lost` says that the network failed everywhere; a refused login
+    /// keeps its SQLSTATE, such as 28P01.
+    pub async fn connect(&self, application_name: &str, statement: &'static str) -> Result<Session, Error> {
+        self.connect_with_options(application_name, "", statement).await
+    }
+
+    /// [`Target::connect`] with command-line options for the server, such as `-c search_path=`, appended to the user's
+    /// own, so that they win.
+    ///
+    /// # Errors
+    /// As [`Target::connect`].
+    pub async fn connect_with_options(
+        &self,
+        application_name: &str,
+        options: &str,
+        statement: &'static str,
+    ) -> Result<Session, Error> {
+        let config = self.client_config(application_name, options);
+        let mut search = Search::new(self, statement);
+        while let Some(route) = search.next().await {
+            match search.within(log_in(self, config.clone(), &route)).await {
+                Ok(session) => return Ok(session),
+                Err(refusal) => search.refused(&route, refusal),
+            }
+        }
+        Err(search.into_error())
+    }
+
+    /// The part of the settings that does not depend on the route.
+    fn client_config(&self, application_name: &str, options: &str) -> Config {
+        let mut config = Config::new();
+        config.user(&self.user).dbname(&self.dbname);
+        config.application_name(self.application_name(application_name));
+        config.options(self.options_with(options));
+        config.channel_binding(match self.channel_binding {
+            ChannelBinding::Disable => ClientBinding::Disable,
+            ChannelBinding::Prefer => ClientBinding::Prefer,
+            ChannelBinding::Require => ClientBinding::Require,
+        });
+        config
+    }
+}
+
+async fn log_in(target: &Target, mut config: Config, route: &Route) -> Result<Session, Refusal> {
+    if let Some(Secret(password)) = &route.host.password {
+        config.password(password);
+    }
+    let socket = dial(target, route).await?;
+    config.ssl_mode(match route.encryption {
+        Encryption::Plain => ClientSslMode::Disable,
+        Encryption::TlsIfOffered => ClientSslMode::Prefer,
+        Encryption::Tls => ClientSslMode::Require,
+    });
+    match route.encryption {
+        Encryption::Plain => launch(target, route, config.connect_raw(socket, NoTls).await),
+        Encryption::TlsIfOffered | Encryption::Tls => {
+            let settings = tls::client_config(&target.tls).map_err(Refusal::last)?;
+            let mut maker = MakeRustlsConnect::new(settings);
+            let Ok(tls) = MakeTlsConnect::<Box<dyn Stream>>::make_tls_connect(&mut maker, &tls_name(route));
+            launch(target, route, config.connect_raw(socket, tls).await)
+        }
+    }
+}
+
+fn launch<S, T>(
+    target: &Target,
+    route: &Route,
+    outcome: Result<(Client, Connection<S, T>), tokio_postgres::Error>,
+) -> Result<Session, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (client, connection) = outcome.map_err(|error| refusal(route, &error))?;
+    check_attrs(target.session_attrs, &connection)?;
+    let task = tokio::spawn(converse(connection));
+    Ok(Session { client, route: route.clone(), task })
+}
+
+fn refusal(route: &Route, error: &tokio_postgres::Error) -> Refusal {
+    let refusal = Refusal::startup(error);
+    if route.host.password.is_some() || refusal.by_server() || refusal.by_network() {
+        return refusal;
+    }
+    refusal.hint("No password is known for this server: give one in PGPASSWORD, the password file or the DSN.")
+}
+
+/// The server tells both settings at login since version 14.
+fn check_attrs<S, T>(wanted: SessionAttrs, connection: &Connection<S, T>) -> Result<(), Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let is_on = |name| connection.parameter(name) == Some("on");
+    match wanted {
+        SessionAttrs::Any => Ok(()),
+        SessionAttrs::Primary | SessionAttrs::ReadWrite if is_on("in_hot_standby") => {
+            Err(Refusal::unwanted("server is in hot standby mode"))
+        }
+        SessionAttrs::ReadWrite if is_on("default_transaction_read_only") => {
+            Err(Refusal::unwanted("session is read-only"))
+        }
+        SessionAttrs::Primary | SessionAttrs::ReadWrite => Ok(()),
+    }
+}
+
+/// Moves messages until the connection ends.
+async fn converse<S, T>(mut connection: Connection<S, T>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => {
+                tracing::debug!(severity = notice.severity(), code = notice.code().code(), "{}", notice.message());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("{}", Error::from_client("session", &error));
+                return;
+            }
+        }
+    }
+}
