@@ -1,4 +1,7 @@
 //! pgrecast changes the shape of a live PostgreSQL table while the application keeps reading and writing it.
 
+pub mod cli;
+pub mod report;
+
 pub mod error;
 pub mod pg;
