@@ -1,0 +1,245 @@
+//! The command line: what was typed (`typed`, clap's words), and what was checked ([`Command`]). Nothing here
+//! touches a file or a server.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::error::{Exit, Failure};
+use crate::report::Format;
+
+mod alter;
+mod demo;
+mod later;
+mod name;
+mod options;
+mod quantity;
+mod resume;
+mod setting;
+mod typed;
+
+pub use alter::Alter;
+pub use demo::Demo;
+pub use name::{NameError, TableName};
+pub use options::{Changes, Cutover, MigrateOptions, Throttle};
+pub use resume::Resume;
+pub use setting::Setting;
+
+use typed::{CommandLine, FormatArgs, OneArgs, ReportArgs, Session, Typed};
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Give a table a new shape.
+    Alter(Box<Alter>),
+    /// Go on with an interrupted migration.
+    Resume(Box<Resume>),
+    /// Show all migrations.
+    List(List),
+    /// Show where a migration stands.
+    Status(One),
+    /// Release a postponed cut-over.
+    Cutover(One),
+    /// Give a migration up and remove all that belongs to it.
+    Abort(One),
+    /// Compare source and targets now.
+    Verify(Verify),
+    /// Drop the old table and all that the tool owns for it.
+    Finish(Finish),
+    /// Migrate a table under load on a throwaway server.
+    Demo(Demo),
+}
+
+impl Command {
+    /// The command's name, as typed and as the report's `command` field has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Alter(_) => "alter",
+            Command::Resume(_) => "resume",
+            Command::List(_) => "list",
+            Command::Status(_) => "status",
+            Command::Cutover(_) => "cutover",
+            Command::Abort(_) => "abort",
+            Command::Verify(_) => "verify",
+            Command::Finish(_) => "finish",
+            Command::Demo(_) => "demo",
+        }
+    }
+
+    /// How standard output reads.
+    pub fn format(&self) -> Format {
+        match self {
+            Command::Alter(alter) => alter.output.format,
+            Command::Resume(resume) => resume.output.format,
+            Command::List(list) => list.format,
+            Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
+            Command::Verify(verify) => verify.output.format,
+            Command::Finish(finish) => finish.format,
+            Command::Demo(demo) => demo.output.format,
+        }
+    }
+}
+
+/// `pgrecast list`.
+#[derive(Debug, PartialEq)]
+pub struct List {
+    /// The database.
+    pub connection: Connection,
+    /// How standard output reads.
+    pub format: Format,
+}
+
+/// `pgrecast status`, `cutover` and `abort`: one migration.
+#[derive(Debug, PartialEq)]
+pub struct One {
+    /// Its number; the only one there is where none.
+    pub id: Option<i64>,
+    /// The database.
+    pub connection: Connection,
+    /// How standard output reads.
+    pub format: Format,
+}
+
+/// `pgrecast verify [ID]`.
+#[derive(Debug, PartialEq)]
+pub struct Verify {
+    /// The migration's number; the only one there is where none.
+    pub id: Option<i64>,
+    /// The database.
+    pub connection: Connection,
+    /// What is said, and where.
+    pub output: Output,
+}
+
+/// `pgrecast finish ID`.
+#[derive(Debug, PartialEq)]
+pub struct Finish {
+    /// The migration's number, always named since what is dropped is gone.
+    pub id: i64,
+    /// The database.
+    pub connection: Connection,
+    /// How standard output reads.
+    pub format: Format,
+}
+
+/// Which database; found as libpq finds it where nothing was given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `--dsn` or `PGRECAST_DSN`; may hold a password.
+    pub dsn: Option<String>,
+}
+
+impl fmt::Debug for Connection {
+    /// Hides the DSN, so that no log can show its password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("dsn", &self.dsn.as_ref().map(|_| "…")).finish()
+    }
+}
+
+/// What is said, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// How standard output reads.
+    pub format: Format,
+    /// Where the report goes at the end.
+    pub report: Option<PathBuf>,
+}
+
+impl Output {
+    fn new(format: &FormatArgs, report: ReportArgs) -> Self {
+        Output { format: format.format, report: report.report }
+    }
+}
+
+impl From<Session> for Connection {
+    /// An empty `PGRECAST_DSN` counts as none, as with libpq's variables.
+    fn from(typed: Session) -> Self {
+        Connection { dsn: typed.dsn.filter(|dsn| !dsn.is_empty()) }
+    }
+}
+
+impl From<OneArgs> for One {
+    fn from(typed: OneArgs) -> Self {
+        One { id: typed.which.id, format: typed.session.format.format, connection: typed.session.into() }
+    }
+}
+
+/// Why there is no command to run.
+#[derive(Debug)]
+pub enum Unparsed {
+    /// The help or the version was asked for: this text goes to standard output, and the exit is 0.
+    Asked(String),
+    /// The command line is wrong, in clap's words, which begin with `error:` or are the help: for standard error.
+    Wrong(String),
+    /// The command line reads well and cannot be done.
+    Refused(Failure),
+}
+
+impl Unparsed {
+    /// The process exit status.
+    pub fn code(&self) -> u8 {
+        match self {
+            Unparsed::Asked(_) => 0,
+            Unparsed::Wrong(_) => Exit::Usage.code(),
+            Unparsed::Refused(failure) => failure.exit.code(),
+        }
+    }
+}
+
+impl From<clap::Error> for Unparsed {
+    fn from(error: clap::Error) -> Self {
+        let text = error.render().to_string();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Asked(text),
+            _ => Unparsed::Wrong(text),
+        }
+    }
+}
+
+impl From<Failure> for Unparsed {
+    fn from(failure: Failure) -> Self {
+        Unparsed::Refused(failure)
+    }
+}
+
+/// Reads a command line, the program's name first, and the variable `PGRECAST_DSN`.
+pub fn parse<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Result<Command, Unparsed> {
+    let typed = CommandLine::try_parse_from(args)?;
+    Ok(check(typed.command)?)
+}
+
+fn check(typed: Typed) -> Result<Command, Failure> {
+    match typed {
+        Typed::Alter(typed) => Alter::check(*typed).map(Box::new).map(Command::Alter),
+        Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
+        Typed::List(session) => Ok(Command::List(List { format: session.format.format, connection: session.into() })),
+        Typed::Status(typed) => Ok(Command::Status(typed.into())),
+        Typed::Cutover(typed) => Ok(Command::Cutover(typed.into())),
+        Typed::Abort(typed) => Ok(Command::Abort(typed.into())),
+        Typed::Verify(typed) => Ok(Command::Verify(Verify {
+            id: typed.which.id,
+            output: Output::new(&typed.session.format, typed.report),
+            connection: typed.session.into(),
+        })),
+        Typed::Finish(typed) => Ok(Command::Finish(Finish {
+            id: typed.id,
+            format: typed.session.format.format,
+            connection: typed.session.into(),
+        })),
+        Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
+        Typed::Partition(_) => Err(later::refuse("partition")),
+        Typed::Split(_) => Err(later::refuse("split")),
+        Typed::Widen(_) => Err(later::refuse("widen")),
+        Typed::Run(_) => Err(later::refuse("run")),
+        Typed::Pause(_) => Err(later::refuse("pause")),
+        Typed::Unpause(_) => Err(later::refuse("unpause")),
+        Typed::Set(_) => Err(later::refuse("set")),
+        Typed::Rollback(_) => Err(later::refuse("rollback")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! Whole command lines: what they mean, and how the wrong ones end.
+
+use std::time::Duration;
+
+use clap::CommandFactory;
+
+use super::*;
+
+fn typed(line: &[&str]) -> Result<Command, Unparsed> {
+    parse(std::iter::once("pgrecast").chain(line.iter().copied()))
+}
+
+fn alter(options: &[&str]) -> Alter {
+    let line: Vec<&str> = ["alter", "t", ""].iter().chain(options).copied().collect();
+    match typed(&line) {
+        Ok(Command::Alter(alter)) => *alter,
+        other => panic!("{line:?}: {other:?}"),
+    }
+}
+
+/// The text that a line which runs nothing ends with, and its exit status.
+fn ends(line: &[&str]) -> (u8, String) {
+    match typed(line) {
+        Ok(command) => panic!("{line:?}: {command:?}"),
+        Err(unparsed) => {
+            let code = unparsed.code();
+            match unparsed {
+                Unparsed::Asked(text) | Unparsed::Wrong(text) => (code, text),
+                Unparsed::Refused(failure) => (code, failure.primary),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_definitions_hold_together() {
+    CommandLine::command().debug_assert();
+}
+
+#[test]
+fn nothing_typed_means_the_defaults_of_the_contract() {
+    let options = alter(&[]).options;
+    assert_eq!(options, MigrateOptions::default());
+    assert_eq!(options.jobs, 2);
+    assert!(options.verify && !options.vacuum);
+    assert_eq!(options.max_runtime, None);
+    assert_eq!(options.cutover.lock_timeout, Duration::from_millis(250));
+    assert_eq!(options.cutover.timeout, Duration::from_secs(1));
+    assert_eq!(options.cutover.attempts, 60);
+    assert_eq!(options.cutover.terminate_blockers, None);
+    assert_eq!(options.throttle.max_lag, Duration::from_secs(10));
+    assert_eq!(options.throttle.max_slot_wal, 10 * 1024 * 1024 * 1024);
+    assert_eq!(options.throttle.nice, 0.0);
+}
+
+#[test]
+fn every_option_reaches_its_field() {
+    let read = alter(&[
+        "--dsn=postgres://u:secret@h/d",
+        "--dry-run",
+        "--jobs=4",
+        "--max-runtime=1h",
+        "--lock-timeout=100ms",
+        "--cutover-timeout=500ms",
+        "--cutover-attempts=7",
+        "--postpone-cutover",
+        "--postpone-file=/tmp/hold",
+        "--terminate-blockers=1m 30s",
+        "--max-lag=3s",
+        "--max-slot-wal=1TB",
+        "--max-active=20",
+        "--throttle-query=SELECT false",
+        "--throttle-file=/tmp/stop",
+        "--nice=0.5",
+        "--no-verify",
+        "--vacuum",
+        "--primary-key=id,\"At\"",
+        "--setting=TimeZone=UTC",
+        "--setting",
+        "lc_monetary=C",
+        "--report=out.json",
+        "--format=json",
+    ]);
+    assert!(read.dry_run);
+    assert_eq!(read.connection.dsn.as_deref(), Some("postgres://u:secret@h/d"));
+    assert_eq!(read.output, Output { format: Format::Json, report: Some(PathBuf::from("out.json")) });
+    let setting = |name: &str, value: &str| Setting { name: name.to_owned(), value: value.to_owned() };
+    let expected = MigrateOptions {
+        jobs: 4,
+        max_runtime: Some(Duration::from_secs(3_600)),
+        verify: false,
+        vacuum: true,
+        primary_key: Some(vec!["id".to_owned(), "At".to_owned()]),
+        settings: vec![setting("timezone", "UTC"), setting("lc_monetary", "C")],
+        cutover: Cutover {
+            lock_timeout: Duration::from_millis(100),
+            timeout: Duration::from_millis(500),
+            attempts: 7,
+            postpone: true,
+            postpone_file: Some(PathBuf::from("/tmp/hold")),
+            terminate_blockers: Some(Duration::from_secs(90)),
+        },
+        throttle: Throttle {
+            max_lag: Duration::from_secs(3),
+            max_slot_wal: 1 << 40,
+            max_active: Some(20),
+            query: Some("SELECT false".to_owned()),
+            file: Some(PathBuf::from("/tmp/stop")),
+            nice: 0.5,
+        },
+    };
+    assert_eq!(read.options, expected);
+}
+
+#[test]
+fn each_command_reads() {
+    let lines: [&[&str]; 12] = [
+        &["alter", "public.t", "ADD COLUMN x int"],
+        &["resume"],
+        &["resume", "7", "--jobs", "4"],
+        &["list", "--format", "json"],
+        &["status"],
+        &["status", "7"],
+        &["cutover", "7"],
+        &["abort"],
+        &["verify", "7", "--report", "r.json"],
+        &["finish", "7"],
+        &["demo"],
+        &["demo", "--rows", "10000", "--seconds", "1", "--report", "r.json"],
+    ];
+    for line in lines {
+        let command = typed(line).unwrap_or_else(|error| panic!("{line:?}: {error:?}"));
+        assert_eq!(command.name(), line[0]);
+        let json = line.contains(&"json");
+        assert_eq!(command.format(), if json { Format::Json } else { Format::Text });
+    }
+}
+
+#[test]
+fn the_demo_has_three_million_rows() {
+    match typed(&["demo"]) {
+        Ok(Command::Demo(demo)) => assert_eq!(demo.rows, 3_000_000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_resumed_migration_keeps_what_is_not_typed_again() {
+    let Ok(Command::Resume(resume)) = typed(&["resume", "7", "--max-lag", "1s"]) else { panic!("not a resume") };
+    let kept = alter(&["--jobs=8", "--postpone-cutover"]).options;
+    let changed = resume.changes.apply(kept.clone()).expect("a valid change");
+    let throttle = Throttle { max_lag: Duration::from_secs(1), ..kept.throttle.clone() };
+    assert_eq!(changed, MigrateOptions { throttle, ..kept });
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
+    let cases: [(&[&str], &str); 22] = [
+        (&[], "Usage:"),
+        (&["frobnicate"], "unrecognized subcommand"),
+        (&["alter"], "<TABLE>"),
+        (&["alter", "t"], "<CLAUSES>"),
+        (&["alter", "a.b.c", ""], "SCHEMA.NAME"),
+        (&["alter", "t", "", "more"], "unexpected argument"),
+        (&["alter", "t", "", "--bogus"], "--bogus"),
+        (&["alter", "t", "", "--jobs", "0"], "1..=64"),
+        (&["alter", "t", "", "--jobs", "65"], "1..=64"),
+        (&["alter", "t", "", "--max-lag", "10"], "time unit needed"),
+        (&["alter", "t", "", "--lock-timeout", "0s"], "longer than zero"),
+        (&["alter", "t", "", "--lock-timeout", "2s"], "shorter than --cutover-timeout"),
+        (&["alter", "t", "", "--max-slot-wal", "10XB"], "unknown unit"),
+        (&["alter", "t", "", "--nice=-1"], "between 0 and 100"),
+        (&["alter", "t", "", "--cutover-attempts", "0"], "--cutover-attempts"),
+        (&["alter", "t", "", "--primary-key", "a,a"], "named twice"),
+        (&["alter", "t", "", "--setting", "TimeZone"], "NAME=VALUE"),
+        (&["alter", "t", "", "--setting", "a=1", "--setting", "A=2"], "given twice"),
+        (&["alter", "t", "", "--format", "xml"], "xml"),
+        (&["status", "seven"], "seven"),
+        (&["finish"], "<ID>"),
+        (&["finish", "0"], "1.."),
+    ];
+    for (line, part) in cases {
+        let (code, text) = ends(line);
+        assert_eq!(code, 2, "{line:?}");
+        assert!(text.contains(part), "{line:?}: {text}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_in_plain_words() {
+    let commands = ["partition", "split", "widen", "run", "pause", "unpause", "set", "rollback"];
+    for command in commands {
+        let primary = format!("pgrecast {command} is not part of this version yet");
+        let lines: [&[&str]; 3] = [&[command], &[command, "--help"], &[command, "t", "--range", "a", "-x", "y=1"]];
+        for line in lines {
+            assert_eq!(ends(line), (2, primary.clone()), "{line:?}");
+        }
+    }
+    for option in ["--window", "--outside-window", "--rollback-window", "--status-listen"] {
+        let primary = format!("{option} is not part of this version yet");
+        assert_eq!(ends(&["alter", "t", "", option, "x"]), (2, primary.clone()));
+        assert_eq!(ends(&["resume", option, "x"]), (2, primary));
+    }
+}
+
+#[test]
+fn help_is_short_and_shows_what_works() {
+    let (code, help) = ends(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(help.lines().count() <= 30, "{help}");
+    let (listed, not_yet) = help.split_once("Not yet:").expect("what is not there yet");
+    for command in ["alter", "resume", "list", "status", "cutover", "abort", "verify", "finish", "demo"] {
+        assert!(listed.contains(&format!("\n  {command} ")), "{command}: {help}");
+    }
+    for command in ["partition", "split", "widen", "run", "pause", "unpause", "set", "rollback"] {
+        assert!(not_yet.contains(command) && !listed.contains(&format!("\n  {command} ")), "{command}: {help}");
+    }
+}
+
+#[test]
+fn the_help_of_alter_names_the_defaults_and_hides_what_is_not_there() {
+    let (code, help) = ends(&["alter", "--help"]);
+    assert_eq!(code, 0);
+    for default in ["default: 2]", "250ms]", "default: 1s]", "60]", "10s]", "10GB]", "default: 0]"] {
+        assert!(help.contains(default), "{default}: {help}");
+    }
+    assert!(!help.contains("window") && !help.contains("--status-listen"), "{help}");
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    assert_eq!(ends(&["--version"]), (0, format!("pgrecast {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn no_debug_output_shows_a_password() {
+    let read = alter(&["--dsn=postgres://u:secret@h/d"]);
+    assert!(!format!("{read:?}").contains("secret"));
+}

@@ -1,0 +1,178 @@
+//! The command line as clap reads it. Its texts are the help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::demo::{DEFAULT_ROWS, DEFAULT_SECONDS, MAX_ROWS, MAX_SECONDS, MIN_ROWS};
+use super::later::{Ignored, LaterOptions};
+use super::name::{Columns, TableName};
+use super::options::{Changes, path};
+use super::setting::Setting;
+use crate::report::Format;
+
+const AFTER_HELP: &str = "\
+Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
+
+Not yet: partition, split, widen, run, pause, unpause, set, rollback";
+
+/// Change the shape of a live PostgreSQL table while the application keeps reading and writing it
+#[derive(Debug, Parser)]
+#[command(name = "pgrecast", version, after_help = AFTER_HELP, disable_help_subcommand = true, max_term_width = 100)]
+pub(super) struct CommandLine {
+    #[command(subcommand)]
+    pub(super) command: Typed,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Typed {
+    /// Give a table a new shape: any ALTER TABLE clauses
+    Alter(Box<AlterArgs>),
+    /// Go on with an interrupted migration
+    Resume(Box<ResumeArgs>),
+    /// Show all migrations
+    List(Session),
+    /// Show where a migration stands
+    Status(OneArgs),
+    /// Release a postponed cut-over
+    Cutover(OneArgs),
+    /// Give a migration up and remove all that belongs to it
+    Abort(OneArgs),
+    /// Compare source and targets now
+    Verify(VerifyArgs),
+    /// Drop the old table and all that the tool owns for it
+    Finish(FinishArgs),
+    /// Migrate a table under load on a throwaway server, and show what happened
+    Demo(DemoArgs),
+    #[command(hide = true)]
+    Partition(Ignored),
+    #[command(hide = true)]
+    Split(Ignored),
+    #[command(hide = true)]
+    Widen(Ignored),
+    #[command(hide = true)]
+    Run(Ignored),
+    #[command(hide = true)]
+    Pause(Ignored),
+    #[command(hide = true)]
+    Unpause(Ignored),
+    #[command(hide = true)]
+    Set(Ignored),
+    #[command(hide = true)]
+    Rollback(Ignored),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AlterArgs {
+    /// NAME or SCHEMA.NAME, quoted as in SQL
+    #[arg(value_name = "TABLE")]
+    pub(super) table: TableName,
+    /// What follows ALTER TABLE NAME, comma separated; '' rewrites the table without its bloat
+    #[arg(value_name = "CLAUSES")]
+    pub(super) clauses: String,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// The new table's primary key [default: the old one's]
+    #[arg(long, value_name = "COL,…")]
+    pub(super) primary_key: Option<Columns>,
+    /// A session setting for conversions that depend on one, such as TimeZone=UTC; may be repeated
+    #[arg(long = "setting", value_name = "NAME=VALUE")]
+    pub(super) settings: Vec<Setting>,
+    #[command(flatten)]
+    pub(super) session: Session,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+    #[command(flatten)]
+    pub(super) later: LaterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) session: Session,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+    #[command(flatten)]
+    pub(super) later: LaterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) session: Session,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) session: Session,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FinishArgs {
+    /// The migration, as `pgrecast list` shows it
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(super) id: i64,
+    #[command(flatten)]
+    pub(super) session: Session,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Rows of the table
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS,
+        value_parser = clap::value_parser!(u64).range(MIN_ROWS..=MAX_ROWS))]
+    pub(super) rows: u64,
+    /// Seconds of load before the migration, and again after it
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SECONDS,
+        value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
+    pub(super) seconds: u64,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// The migration, as `pgrecast list` shows it; needed where there are several
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(super) id: Option<i64>,
+}
+
+/// What every command that talks to the database takes. The variable's value may hold a password, so help hides it.
+#[derive(Debug, Args)]
+pub(super) struct Session {
+    /// The database, as libpq reads it [default: as libpq finds it]
+    #[arg(long, value_name = "URL", env = "PGRECAST_DSN", hide_env_values = true)]
+    pub(super) dsn: Option<String>,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FormatArgs {
+    /// Standard output: text for people, or json, one object a line
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Write the JSON report there at the end
+    #[arg(long, value_name = "FILE", value_parser = path)]
+    pub(super) report: Option<PathBuf>,
+}
