@@ -103,6 +103,12 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// Keeps the server's error it comes from.
+    pub fn caused_by(mut self, error: &crate::pg::Error) -> Self {
+        self.source = Some(Box::new(error.clone()));
+        self
+    }
 }
 
 impl fmt::Display for Failure {

@@ -1,0 +1,70 @@
+//! One chunk, one transaction.
+
+use tokio_postgres::error::SqlState;
+
+use super::ranges::BlockRange;
+use super::{Job, SEEN_NEW, Statements, lock_source};
+use crate::drift;
+use crate::pg::{Conn, Error};
+
+/// What a chunk did.
+pub struct Copied {
+    /// Rows written to the shadow.
+    pub rows: u64,
+    /// Keys written to the journal.
+    pub journaled: u64,
+}
+
+/// Copies one range. `None` where the source's file is another one than was measured; then nothing was written.
+pub async fn copy(
+    conn: &Conn,
+    job: &Job,
+    statements: &Statements,
+    range: BlockRange,
+) -> Result<Option<Copied>, Error> {
+    let done = attempt(conn, job, statements, range).await;
+    if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
+        conn.batch("roll back chunk", "ROLLBACK").await?;
+    }
+    done
+}
+
+async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRange) -> Result<Option<Copied>, Error> {
+    conn.batch("begin chunk", &format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&job.plan.source.name)))
+        .await?;
+    let seen = drift::read(conn, &job.plan.source).await?;
+    if seen.columns != job.fingerprint.columns {
+        return Err(Error::client("check source", "the source's columns are not those of the plan"));
+    }
+    if seen.filenode != job.fingerprint.filenode {
+        return Ok(None);
+    }
+    if let Some(copied) = committed_before(conn, job, range).await? {
+        conn.batch("end chunk", "ROLLBACK").await?;
+        return Ok(Some(copied));
+    }
+    let rows = conn.execute("copy chunk", &statements.insert(range), &[]).await?;
+    let flag = conn.scalar("ask for new rows", &format!("SELECT current_setting('{SEEN_NEW}', true)")).await?;
+    let journaled = match flag.as_deref() {
+        Some("1") => conn.execute("journal new rows", &statements.journal(range), &[]).await?,
+        _ => 0,
+    };
+    let progress = format!(
+        "INSERT INTO pgrecast.chunk (migration, first_block, end_block, rows, journaled) \
+         VALUES ({}, {}, {}, {rows}, {journaled}); COMMIT",
+        job.id, range.0, range.1
+    );
+    conn.batch("commit chunk", &progress).await.map_err(|e| match e.is(&SqlState::UNIQUE_VIOLATION) {
+        // The same chunk was committed by a connection whose answer was lost: the next look finds it.
+        true => Error { sqlstate: Some(SqlState::T_R_SERIALIZATION_FAILURE), ..e },
+        false => e,
+    })?;
+    Ok(Some(Copied { rows, journaled }))
+}
+
+/// The chunk's progress row, where an earlier attempt's COMMIT went through but its answer was lost.
+async fn committed_before(conn: &Conn, job: &Job, range: BlockRange) -> Result<Option<Copied>, Error> {
+    let sql = "SELECT rows, journaled FROM pgrecast.chunk WHERE migration = $1 AND first_block = $2";
+    let row = conn.rows("look for chunk", sql, &[&job.id, &i64::from(range.0)]).await?;
+    Ok(row.first().map(|r| Copied { rows: r.get::<_, i64>(0).unsigned_abs(), journaled: r.get::<_, i64>(1).unsigned_abs() }))
+}

@@ -1,0 +1,176 @@
+//! Copies the source in physical order, several block ranges at a time (rules 1 and 3).
+//!
+//! A chunk is one REPEATABLE READ transaction: old rows of its range go to the shadow, the keys of possibly new ones to
+//! the journal, and its progress row is written, all or nothing.
+
+mod blame;
+mod chunk;
+pub mod ranges;
+mod statements;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ranges::Ranges;
+pub use statements::{SEEN_NEW, Statements, lock_source};
+
+use crate::drift::{self, Fingerprint};
+use crate::error::Failure;
+use crate::pg::{Connector, Role};
+use crate::plan::types::{Names, Plan};
+use crate::retry::Retry;
+use crate::throttle::Throttle;
+
+/// How far the copy is; shared with whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows in the shadow.
+    pub rows: AtomicU64,
+    /// Keys journaled because their row was possibly new.
+    pub journaled: AtomicU64,
+    /// Blocks copied.
+    pub blocks: AtomicU64,
+    /// Chunks committed by this run.
+    pub chunks: AtomicU64,
+    /// Set when a TRUNCATE of the source has ended the copy (rule 8).
+    pub over: AtomicBool,
+}
+
+/// What the copy needs.
+pub struct Job {
+    /// Connections.
+    pub connector: Connector,
+    /// The migration.
+    pub id: i32,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// Its names.
+    pub names: Names,
+    /// Rule 1's X0.
+    pub x0: u32,
+    /// The source as it was when its blocks were measured.
+    pub fingerprint: Fingerprint,
+    /// Blocks not copied yet.
+    pub ranges: Ranges,
+    /// Workers.
+    pub jobs: u32,
+    /// Shared progress.
+    pub progress: Arc<Progress>,
+    /// What holds the workers back.
+    pub throttle: Throttle,
+}
+
+/// Why a worker stopped before its ranges were done.
+enum Stop {
+    /// A TRUNCATE has ended the copy, or another worker failed.
+    Over,
+    /// For good.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+/// Copies every range.
+///
+/// # Errors
+/// The first worker's failure; the others stop behind their current chunk.
+pub async fn run(job: Job) -> Result<(), Failure> {
+    let ranges = Arc::new(Mutex::new(job.ranges.clone()));
+    let job = Arc::new(job);
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..job.jobs {
+        workers.spawn(worker(job.clone(), ranges.clone()));
+    }
+    let mut first = None;
+    while let Some(ended) = workers.join_next().await {
+        let failure = match ended {
+            Ok(Ok(()) | Err(Stop::Over)) => continue,
+            Ok(Err(Stop::Failed(failure))) => failure,
+            Err(panic) => Failure::failed(format!("a copy worker died: {panic}")),
+        };
+        // The others see no more ranges.
+        *ranges.lock().unwrap_or_else(PoisonError::into_inner) = Ranges::new(0, &[]);
+        first.get_or_insert(failure);
+    }
+    first.map_or(Ok(()), Err)
+}
+
+async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
+    let statements = Statements::new(&job.plan, &job.names, job.x0);
+    let lock = |ranges: &Mutex<Ranges>, f: &dyn Fn(&mut Ranges) -> Option<ranges::BlockRange>| {
+        f(&mut ranges.lock().unwrap_or_else(PoisonError::into_inner))
+    };
+    let mut retry = Retry::new();
+    let mut conn = None;
+    while let Some(range) = lock(&ranges, &|r| r.take(job.jobs)) {
+        loop {
+            if job.progress.over.load(Ordering::Acquire) {
+                return Err(Stop::Over);
+            }
+            job.throttle.pass().await;
+            let open = match conn.take() {
+                Some(open) => open,
+                None => match job.connector.open(Role::Copier).await {
+                    Ok(open) => open,
+                    Err(e) => {
+                        retry.after(e).await?;
+                        continue;
+                    }
+                },
+            };
+            let begun = Instant::now();
+            match chunk::copy(&open, &job, &statements, range).await {
+                Ok(Some(copied)) => {
+                    retry.reset();
+                    let blocks = range.1 - range.0;
+                    job.progress.rows.fetch_add(copied.rows, Ordering::Relaxed);
+                    job.progress.journaled.fetch_add(copied.journaled, Ordering::Relaxed);
+                    job.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
+                    job.progress.chunks.fetch_add(1, Ordering::Relaxed);
+                    ranges.lock().unwrap_or_else(PoisonError::into_inner).learn(blocks, begun.elapsed());
+                    conn = Some(open);
+                    job.throttle.rest(begun.elapsed()).await;
+                    break;
+                }
+                // The file changed: a TRUNCATE that the stream will bring, or a rewrite.
+                Ok(None) => {
+                    truncated_or_rewritten(&job).await?;
+                    return Err(Stop::Over);
+                }
+                Err(e) if e.is_data() => {
+                    match blame::find(&open, &job, &statements, range, &e).await? {
+                        Some(failure) => return Err(Stop::Failed(failure)),
+                        // The row was changed meanwhile: once more.
+                        None => {
+                            retry.after_any(e).await?;
+                            conn = Some(open);
+                        }
+                    }
+                }
+                Err(e) => {
+                    if !e.connection_lost {
+                        conn = Some(open);
+                    }
+                    retry.after(e).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits a little for the stream to bring the TRUNCATE; without one the source was rewritten.
+async fn truncated_or_rewritten(job: &Job) -> Result<(), Stop> {
+    for _ in 0..600 {
+        if job.progress.over.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Err(Stop::Failed(drift::rewritten(&job.plan.source)))
+}

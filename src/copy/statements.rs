@@ -1,0 +1,90 @@
+//! The SQL of a chunk. Pure.
+
+use super::ranges::BlockRange;
+use crate::pg::{Ident, QualifiedName};
+use crate::plan::types::{Names, Plan};
+
+/// The transaction-local setting by which the copy tells that it met a possibly new row.
+pub const SEEN_NEW: &str = "pgrecast.seen_new";
+
+/// The statements of one migration's chunks.
+#[derive(Debug, Clone)]
+pub struct Statements {
+    insert_head: String,
+    journal_head: String,
+    from: String,
+    alias: String,
+    x0: u32,
+}
+
+impl Statements {
+    /// For a plan whose X0 is known.
+    pub fn new(plan: &Plan, names: &Names, x0: u32) -> Self {
+        let written = plan.written();
+        let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
+        let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
+        let key = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>().join(", ");
+        Statements {
+            insert_head: format!(
+                "INSERT INTO {} ({columns}){}\nSELECT {values}",
+                names.shadow(),
+                plan.overriding()
+            ),
+            journal_head: format!("INSERT INTO {}\nSELECT {key}, '0'::xid8", names.journal(1)),
+            from: plan.source_from(),
+            alias: plan.alias(),
+            x0,
+        }
+    }
+
+    /// Rule 1: xmin in `[X0, xmax of this snapshot)`, in 32-bit xid space.
+    fn possibly_new(&self) -> String {
+        format!(
+            "age({0}.xmin) <= age('{1}'::xid) AND age({0}.xmin) > (SELECT age(pg_snapshot_xmax(pg_current_snapshot())::xid))",
+            self.alias, self.x0
+        )
+    }
+
+    fn range(&self, (first, end): BlockRange) -> String {
+        format!("{0}.ctid >= '({first},0)'::tid AND {0}.ctid < '({end},0)'::tid", self.alias)
+    }
+
+    /// Copies the old rows of a range. A possibly new row is left out, and its presence is noted in [`SEEN_NEW`]: the
+    /// range is read a second time only where there is one.
+    pub fn insert(&self, range: BlockRange) -> String {
+        format!(
+            "{} FROM {}\nWHERE {} AND CASE WHEN {} THEN set_config('{SEEN_NEW}', '1', true) IS NULL ELSE true END",
+            self.insert_head,
+            self.from,
+            self.range(range),
+            self.possibly_new()
+        )
+    }
+
+    /// Copies one row, by its place.
+    pub fn insert_row(&self, block: u32, offset: u32) -> String {
+        format!("{} FROM {}\nWHERE {}.ctid = '({block},{offset})'::tid", self.insert_head, self.from, self.alias)
+    }
+
+    /// Journals the keys of the possibly new rows of a range.
+    pub fn journal(&self, range: BlockRange) -> String {
+        format!("{} FROM {}\nWHERE {} AND {}", self.journal_head, self.from, self.range(range), self.possibly_new())
+    }
+
+    /// Places of a block's rows that the copy would take.
+    pub fn places(&self, block: u32) -> String {
+        format!(
+            "SELECT {0}.ctid::text FROM {1} WHERE {2} AND NOT ({3})",
+            self.alias,
+            self.from,
+            self.range((block, block + 1)),
+            self.possibly_new()
+        )
+    }
+}
+
+/// `LOCK TABLE … ACCESS SHARE`: taken before the transaction's snapshot, so that no rewrite by somebody else can come
+/// between the check of the table and its reading (LOCK, PostgreSQL manual).
+pub fn lock_source(source: &QualifiedName) -> String {
+    format!("LOCK TABLE ONLY {source} IN ACCESS SHARE MODE")
+}

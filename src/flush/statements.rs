@@ -1,0 +1,92 @@
+//! The SQL of a flush. Pure.
+//!
+//! Keys arrive as one text array for each key column and are cast to the column's type: the text is the server's own
+//! output under the same pinned settings.
+
+use crate::pg::Ident;
+use crate::plan::key::conflict_target;
+use crate::plan::types::{Names, Plan};
+
+/// The statements of one migration's flushes; `$1 …` are text arrays of equal length, one for each key column.
+#[derive(Debug, Clone)]
+pub struct Statements {
+    /// Removes from the shadow the keys that the source no longer has.
+    pub delete_gone: String,
+    /// Removes the keys from the shadow, whether the source has them or not.
+    pub delete_all: String,
+    /// Writes the rows of the keys that the source has.
+    pub upsert: String,
+}
+
+impl Statements {
+    /// For a plan.
+    pub fn new(plan: &Plan, names: &Names) -> Self {
+        let shadow = names.shadow();
+        let keys = typed_keys(plan);
+        let alias = plan.alias();
+        let projected = plan
+            .key
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(i, k)| format!("{} AS p{i}", k.expression))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let in_shadow = plan
+            .key
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(i, k)| format!("shadow.{} {} gone.p{i}", Ident(&k.target), k.target_equal))
+            .collect::<Vec<_>>()
+            .join(" AND ");
+        let in_source = |left: &str, right: &str| {
+            plan.key
+                .columns
+                .iter()
+                .map(|k| format!("{left}.{0} {1} {right}.{0}", Ident(&k.source), k.source_equal))
+                .collect::<Vec<_>>()
+                .join(" AND ")
+        };
+        let source = &plan.source.name;
+        let delete = |filter: &str| {
+            format!(
+                "DELETE FROM {shadow} AS shadow USING (SELECT {projected} FROM ({keys}) AS {alias}{filter}) AS gone WHERE {in_shadow}"
+            )
+        };
+        let still_there =
+            format!(" WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS src WHERE {})", in_source("src", &alias));
+        let written = plan.written();
+        let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
+        let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
+        let set = plan
+            .columns
+            .iter()
+            .filter(|c| c.is_derived())
+            .map(|c| format!("{0} = EXCLUDED.{0}", Ident(&c.name)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let upsert = format!(
+            "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({keys}) AS changed \
+             JOIN ONLY {source} AS src ON {}) AS {alias} ON CONFLICT ({}) DO UPDATE SET {set}",
+            plan.overriding(),
+            in_source("src", "changed"),
+            conflict_target(&plan.key),
+        );
+        Statements { delete_gone: delete(&still_there), delete_all: delete(""), upsert }
+    }
+}
+
+/// The changed keys as rows of the source's key columns, each once: two texts can spell equal values.
+fn typed_keys(plan: &Plan) -> String {
+    let columns = &plan.key.columns;
+    let arrays = (1..=columns.len()).map(|n| format!("${n}::text[]")).collect::<Vec<_>>().join(", ");
+    let names = (1..=columns.len()).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ");
+    let typed = columns
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("k{}::{} AS {}", i + 1, k.source_type, Ident(&k.source)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    format!("SELECT DISTINCT {typed} FROM unnest({arrays}) AS keys({names})")
+}
