@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod lsn;
+pub mod replication;
 pub mod sql;
 
 pub use error::{Error, Verdict};
