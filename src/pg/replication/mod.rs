@@ -66,8 +66,8 @@ impl Replication {
         self.server_major
     }
 
-    /// Runs a replication command or plain SQL; several statements give their rows one after the other. `statement` is
-    /// its name in errors.
+    /// Runs one replication command or plain SQL, of which several statements give their rows one after the other.
+    /// `statement` is its name in errors.
     ///
     /// Not to be dropped half-way: what is left of the answer would be taken for the next one's, so every later call is
     /// refused.
