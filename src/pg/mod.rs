@@ -5,6 +5,7 @@ pub mod connector;
 pub mod conninfo;
 pub mod error;
 pub mod lsn;
+pub mod replication;
 pub mod sql;
 pub mod tls;
 
