@@ -102,6 +102,16 @@ pub struct ThrottledSeconds {
     pub by_reason: BTreeMap<String, f64>,
 }
 
+/// A run's report, and what stays for a person to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The run in numbers.
+    #[serde(flatten)]
+    pub report: Report,
+    /// The name under which the old table stays until `finish`, as a person would write it.
+    pub old_table: Option<String>,
+}
+
 impl Report {
     /// Writes the file whole or not at all: a reader sees the old one or the new one. What is no regular file, such as
     /// a pipe or `/dev/null`, is written to and never replaced.

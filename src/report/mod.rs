@@ -20,11 +20,10 @@ mod view;
 
 pub use event::{Event, Phase, Progress};
 pub use failure::render_failure;
-pub use file::{CutoverFigures, PhaseSeconds, Report, ThrottledSeconds, VerifyFigures, peak_rss_bytes};
+pub use file::{CutoverFigures, PhaseSeconds, Report, Summary, ThrottledSeconds, VerifyFigures, peak_rss_bytes};
 pub use json::Json;
 pub use lines::Lines;
 pub use reporter::Reporter;
-pub use summary::Summary;
 pub use table::{MigrationRow, migrations};
 pub use terminal::Terminal;
 pub use view::View;

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 
 use super::event::{Event, Phase, Progress};
-use super::file::{CutoverFigures, PhaseSeconds, Report, VerifyFigures};
-use super::summary::Summary;
+use super::file::{CutoverFigures, PhaseSeconds, Report, Summary, VerifyFigures};
 
 /// So many seconds after a noon.
 pub(crate) fn at(second: i64) -> Timestamp {

@@ -1,37 +1,17 @@
 //! The last words of a run.
 
-use serde::{Deserialize, Serialize};
-
 use super::event::Phase;
-use super::file::{PhaseSeconds, Report};
+use super::file::{PhaseSeconds, Report, Summary};
 use super::numbers::{bytes, count, counted, seconds};
-use super::text::verified;
 
-/// A run's report, and what a person is to do next.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The run in numbers.
-    #[serde(flatten)]
-    pub report: Report,
-    /// The name under which the old table stays until `finish`, as a person would write it.
-    pub old_table: Option<String>,
-}
-
-impl Summary {
-    /// One headline, then one line for each thing that there is to tell.
-    pub(super) fn lines(&self) -> Vec<String> {
-        let told = [copied(&self.report), followed(&self.report), phases(&self.report.seconds)];
-        let told = told.into_iter().chain([compared(&self.report), waited(&self.report), self.what_stays()]);
-        let mut lines = vec![headline(&self.report)];
-        lines.extend(told.flatten().map(|line| format!("  {line}")));
-        lines
-    }
-
-    fn what_stays(&self) -> Option<String> {
-        let old = self.old_table.as_ref()?;
-        let id = self.report.id?;
-        Some(format!("the old table stays as {old}; drop it with: pgrecast finish {id}"))
-    }
+/// One headline, then one line for each thing that there is to tell.
+pub(super) fn lines(summary: &Summary) -> Vec<String> {
+    let report = &summary.report;
+    let told = [copied(report), followed(report), phases(&report.seconds)];
+    let told = told.into_iter().chain([compared(report), waited(report), what_stays(summary)]);
+    let mut lines = vec![headline(report)];
+    lines.extend(told.flatten().map(|line| format!("  {line}")));
+    lines
 }
 
 fn headline(report: &Report) -> String {
@@ -79,6 +59,19 @@ fn waited(report: &Report) -> Option<String> {
     Some(format!("writers waited {blocked}{}", lock.unwrap_or_default()))
 }
 
+fn what_stays(summary: &Summary) -> Option<String> {
+    let old = summary.old_table.as_ref()?;
+    let id = summary.report.id?;
+    Some(format!("the old table stays as {old}; drop it with: pgrecast finish {id}"))
+}
+
+/// The result of a comparison.
+pub(super) fn verified(rows: u64, differences: u64, rechecked: u64) -> String {
+    let found = if differences == 0 { "no difference".to_owned() } else { counted(differences, "difference") };
+    let again = if rechecked == 0 { String::new() } else { format!(", {} looked at twice", counted(rechecked, "key")) };
+    format!("verified {}: {found}{again}", counted(rows, "row"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,12 +88,17 @@ mod tests {
             "  writers waited 12 ms (the lock came after 3.0 ms, attempt 2)",
             "  the old table stays as public.orders_old; drop it with: pgrecast finish 7",
         ];
-        assert_eq!(samples::summary().lines(), expected);
+        assert_eq!(lines(&samples::summary()), expected);
     }
 
     #[test]
     fn a_run_that_came_to_nothing_tells_only_that() {
         let report = Report { command: "alter".to_owned(), outcome: "refused".to_owned(), ..Report::default() };
-        assert_eq!(Summary { report, old_table: None }.lines(), ["refused: alter"]);
+        assert_eq!(lines(&Summary { report, old_table: None }), ["refused: alter"]);
+    }
+
+    #[test]
+    fn differences_are_counted() {
+        assert_eq!(verified(10, 1, 0), "verified 10 rows: 1 difference");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::event::{Event, Progress};
 use super::numbers::{bytes, count, counted, seconds};
+use super::summary::{self, verified};
 
 /// The event as lines for people, free of control characters whatever a name or a query holds.
 pub(super) fn lines(event: &Event) -> Vec<String> {
@@ -30,16 +31,9 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             seconds(*lock_wait),
             counted(*final_keys, "key")
         ),
-        Event::Finished { summary } => return summary.lines().iter().map(|line| printable(line)).collect(),
+        Event::Finished { summary } => return summary::lines(summary).iter().map(|line| printable(line)).collect(),
     };
     vec![printable(&said)]
-}
-
-/// The result of a comparison.
-pub(super) fn verified(rows: u64, differences: u64, rechecked: u64) -> String {
-    let found = if differences == 0 { "no difference".to_owned() } else { counted(differences, "difference") };
-    let again = if rechecked == 0 { String::new() } else { format!(", {} looked at twice", counted(rechecked, "key")) };
-    format!("verified {}: {found}{again}", counted(rows, "row"))
 }
 
 /// What is known of a phase's progress, most telling first.
@@ -135,11 +129,6 @@ mod tests {
         assert_eq!(so_far(&progress), "working");
         let progress = Progress { rows_total: Some(10), lag_seconds: Some(0.1), rate_rows: Some(f64::NAN), ..progress };
         assert_eq!(so_far(&progress), "0 of 10 rows, lag 100 ms");
-    }
-
-    #[test]
-    fn differences_are_counted() {
-        assert_eq!(verified(10, 1, 0), "verified 10 rows: 1 difference");
     }
 
     #[test]
