@@ -2,9 +2,9 @@
 
 use super::name::TableName;
 use super::options::MigrateOptions;
+use super::session::{Connection, Output};
 use super::setting::Setting;
 use super::typed::AlterArgs;
-use super::{Connection, Output};
 use crate::error::Failure;
 
 /// A table and its new shape.

@@ -2,19 +2,8 @@
 
 use std::time::Duration;
 
-use super::Output;
+use super::session::Output;
 use super::typed::DemoArgs;
-
-/// Enough to watch, and done within minutes on two cores.
-pub(super) const DEFAULT_ROWS: u64 = 3_000_000;
-/// Below this there is nothing to see.
-pub(super) const MIN_ROWS: u64 = 1_000;
-/// The demo widens an `integer` key and fills the disk of an ordinary machine above this.
-pub(super) const MAX_ROWS: u64 = 200_000_000;
-/// Enough for a steady rate.
-pub(super) const DEFAULT_SECONDS: u64 = 5;
-/// An hour.
-pub(super) const MAX_SECONDS: u64 = 3_600;
 
 /// A migration to watch, on a server of its own.
 #[derive(Debug, PartialEq)]

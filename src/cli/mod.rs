@@ -2,8 +2,6 @@
 //! touches a file or a server.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -18,6 +16,7 @@ mod name;
 mod options;
 mod quantity;
 mod resume;
+mod session;
 mod setting;
 mod typed;
 
@@ -26,9 +25,10 @@ pub use demo::Demo;
 pub use name::{NameError, TableName};
 pub use options::{Changes, Cutover, MigrateOptions, Throttle};
 pub use resume::Resume;
+pub use session::{Connection, Output};
 pub use setting::Setting;
 
-use typed::{CommandLine, FormatArgs, OneArgs, ReportArgs, Session, Typed};
+use typed::{CommandLine, OneArgs, Typed};
 
 /// What is to be done.
 #[derive(Debug, PartialEq)]
@@ -123,42 +123,6 @@ pub struct Finish {
     pub connection: Connection,
     /// How standard output reads.
     pub format: Format,
-}
-
-/// Which database; found as libpq finds it where nothing was given.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// `--dsn` or `PGRECAST_DSN`; may hold a password.
-    pub dsn: Option<String>,
-}
-
-impl fmt::Debug for Connection {
-    /// Hides the DSN, so that no log can show its password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("dsn", &self.dsn.as_ref().map(|_| "…")).finish()
-    }
-}
-
-/// What is said, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// How standard output reads.
-    pub format: Format,
-    /// Where the report goes at the end.
-    pub report: Option<PathBuf>,
-}
-
-impl Output {
-    fn new(format: &FormatArgs, report: ReportArgs) -> Self {
-        Output { format: format.format, report: report.report }
-    }
-}
-
-impl From<Session> for Connection {
-    /// An empty `PGRECAST_DSN` counts as none, as with libpq's variables.
-    fn from(typed: Session) -> Self {
-        Connection { dsn: typed.dsn.filter(|dsn| !dsn.is_empty()) }
-    }
 }
 
 impl From<OneArgs> for One {

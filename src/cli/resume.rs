@@ -1,8 +1,8 @@
 //! `pgrecast resume [ID]`.
 
 use super::options::Changes;
+use super::session::{Connection, Output};
 use super::typed::ResumeArgs;
-use super::{Connection, Output};
 use crate::error::Failure;
 
 /// An interrupted migration to go on with.

@@ -1,5 +1,6 @@
 //! Whole command lines: what they mean, and how the wrong ones end.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::CommandFactory;

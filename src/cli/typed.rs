@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::demo::{DEFAULT_ROWS, DEFAULT_SECONDS, MAX_ROWS, MAX_SECONDS, MIN_ROWS};
 use super::later::{Ignored, LaterOptions};
 use super::name::{Columns, TableName};
 use super::options::{Changes, path};
@@ -15,6 +14,17 @@ const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
 Not yet: partition, split, widen, run, pause, unpause, set, rollback";
+
+/// Enough to watch, and done within minutes on two cores.
+const DEMO_ROWS: u64 = 3_000_000;
+/// Below this there is nothing to see.
+const MIN_ROWS: u64 = 1_000;
+/// The demo widens an `integer` key and fills the disk of an ordinary machine above this.
+const MAX_ROWS: u64 = 200_000_000;
+/// Enough for a steady rate.
+const DEFAULT_SECONDS: u64 = 5;
+/// An hour.
+const MAX_SECONDS: u64 = 3_600;
 
 /// Change the shape of a live PostgreSQL table while the application keeps reading and writing it
 #[derive(Debug, Parser)]
@@ -133,7 +143,7 @@ pub(super) struct FinishArgs {
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Rows of the table
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS,
+    #[arg(long, value_name = "N", default_value_t = DEMO_ROWS,
         value_parser = clap::value_parser!(u64).range(MIN_ROWS..=MAX_ROWS))]
     pub(super) rows: u64,
     /// Seconds of load before the migration, and again after it

@@ -1,0 +1,43 @@
+//! What most commands have in common: which database, and what is said where.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::typed::{FormatArgs, ReportArgs, Session};
+use crate::report::Format;
+
+/// Which database; found as libpq finds it where nothing was given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `--dsn` or `PGRECAST_DSN`; may hold a password.
+    pub dsn: Option<String>,
+}
+
+impl fmt::Debug for Connection {
+    /// Hides the DSN, so that no log can show its password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("dsn", &self.dsn.as_ref().map(|_| "…")).finish()
+    }
+}
+
+/// What is said, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// How standard output reads.
+    pub format: Format,
+    /// Where the report goes at the end.
+    pub report: Option<PathBuf>,
+}
+
+impl Output {
+    pub(super) fn new(format: &FormatArgs, report: ReportArgs) -> Self {
+        Output { format: format.format, report: report.report }
+    }
+}
+
+impl From<Session> for Connection {
+    /// An empty `PGRECAST_DSN` counts as none, as with libpq's variables.
+    fn from(typed: Session) -> Self {
+        Connection { dsn: typed.dsn.filter(|dsn| !dsn.is_empty()) }
+    }
+}
