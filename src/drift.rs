@@ -45,6 +45,8 @@ pub fn changed(source: &Shape) -> Failure {
 /// The error for a source that was rewritten while it was copied.
 pub fn rewritten(source: &Shape) -> Failure {
     Failure::failed(format!("table {} was rewritten by somebody else while it was copied", source.name.plain()))
-        .detail("Its file is another one, as after VACUUM FULL or CLUSTER, so the block ranges copied so far mean nothing.")
+        .detail(
+            "Its file is another one, as after VACUUM FULL or CLUSTER, so the block ranges copied so far mean nothing.",
+        )
         .hint("Run pgrecast abort, then start the migration again.")
 }

@@ -40,7 +40,8 @@ impl Retry {
     pub async fn after_any(&mut self, error: Error) -> Result<(), Failure> {
         self.failures += 1;
         if self.failures >= ATTEMPTS {
-            return Err(Failure::from(error).hint(format!("It was tried {ATTEMPTS} times; run the same command again to go on.")));
+            return Err(Failure::from(error)
+                .hint(format!("It was tried {ATTEMPTS} times; run the same command again to go on.")));
         }
         tracing::info!(failures = self.failures, %error, "trying again");
         let pause = Duration::from_millis(20).saturating_mul(1 << self.failures.min(10)).min(LONGEST);

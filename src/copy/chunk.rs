@@ -16,12 +16,7 @@ pub struct Copied {
 }
 
 /// Copies one range. `None` where the source's file is another one than was measured; then nothing was written.
-pub async fn copy(
-    conn: &Conn,
-    job: &Job,
-    statements: &Statements,
-    range: BlockRange,
-) -> Result<Option<Copied>, Error> {
+pub async fn copy(conn: &Conn, job: &Job, statements: &Statements, range: BlockRange) -> Result<Option<Copied>, Error> {
     let done = attempt(conn, job, statements, range).await;
     if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
         conn.batch("roll back chunk", "ROLLBACK").await?;
@@ -30,8 +25,11 @@ pub async fn copy(
 }
 
 async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRange) -> Result<Option<Copied>, Error> {
-    conn.batch("begin chunk", &format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&job.plan.source.name)))
-        .await?;
+    conn.batch(
+        "begin chunk",
+        &format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&job.plan.source.name)),
+    )
+    .await?;
     let seen = drift::read(conn, &job.plan.source).await?;
     if seen.columns != job.fingerprint.columns {
         return Err(Error::client("check source", "the source's columns are not those of the plan"));
@@ -66,5 +64,7 @@ async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRa
 async fn committed_before(conn: &Conn, job: &Job, range: BlockRange) -> Result<Option<Copied>, Error> {
     let sql = "SELECT rows, journaled FROM pgrecast.chunk WHERE migration = $1 AND first_block = $2";
     let row = conn.rows("look for chunk", sql, &[&job.id, &i64::from(range.0)]).await?;
-    Ok(row.first().map(|r| Copied { rows: r.get::<_, i64>(0).unsigned_abs(), journaled: r.get::<_, i64>(1).unsigned_abs() }))
+    Ok(row
+        .first()
+        .map(|r| Copied { rows: r.get::<_, i64>(0).unsigned_abs(), journaled: r.get::<_, i64>(1).unsigned_abs() }))
 }

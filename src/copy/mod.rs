@@ -102,12 +102,9 @@ pub async fn run(job: Job) -> Result<(), Failure> {
 
 async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
     let statements = Statements::new(&job.plan, &job.names, job.x0);
-    let lock = |ranges: &Mutex<Ranges>, f: &dyn Fn(&mut Ranges) -> Option<ranges::BlockRange>| {
-        f(&mut ranges.lock().unwrap_or_else(PoisonError::into_inner))
-    };
     let mut retry = Retry::new();
     let mut conn = None;
-    while let Some(range) = lock(&ranges, &|r| r.take(job.jobs)) {
+    while let Some(range) = next_range(&ranges, job.jobs) {
         loop {
             if job.progress.over.load(Ordering::Acquire) {
                 return Err(Stop::Over);
@@ -162,6 +159,10 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+fn next_range(ranges: &Mutex<Ranges>, jobs: u32) -> Option<ranges::BlockRange> {
+    ranges.lock().unwrap_or_else(PoisonError::into_inner).take(jobs)
 }
 
 /// Waits a little for the stream to bring the TRUNCATE; without one the source was rewritten.

@@ -25,12 +25,8 @@ impl Statements {
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
         let key = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>().join(", ");
         Statements {
-            insert_head: format!(
-                "INSERT INTO {} ({columns}){}\nSELECT {values}",
-                names.shadow(),
-                plan.overriding()
-            ),
-            journal_head: format!("INSERT INTO {}\nSELECT {key}, '0'::xid8", names.journal(1)),
+            insert_head: format!("INSERT INTO {} ({columns}){}\nSELECT {values}", names.shadow(), plan.overriding()),
+            journal_head: format!("INSERT INTO {}\nSELECT {key}, 0", names.journal(1)),
             from: plan.source_from(),
             alias: plan.alias(),
             x0,

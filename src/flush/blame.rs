@@ -17,7 +17,9 @@ pub async fn find(flusher: &Flusher, plan: &Plan, keys: &[Key], error: &Error) -
                     plan.source.name.plain(),
                     e.message
                 ))
-                .hint("Correct the row or the clauses; the table is as it was. Then run pgrecast abort and start again.")
+                .hint(
+                    "Correct the row or the clauses; the table is as it was. Then run pgrecast abort and start again.",
+                )
                 .caused_by(&e);
             }
             // Flushed alone it passes, or its connection is gone: the next one.

@@ -53,7 +53,10 @@ impl Flusher {
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
             begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&plan.source.name)),
-            check: format!("SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)", drift::sql(&plan.source)),
+            check: format!(
+                "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
+                drift::sql(&plan.source)
+            ),
             columns: columns.to_owned(),
             conn,
         })
@@ -87,7 +90,8 @@ impl Flusher {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
         // One round trip: the server works through them in this order and skips the rest behind an error.
-        let (begun, checked, deleted, written) = futures_util::join!(
+        let (begun, checked, deleted, written) = tokio::join!(
+            biased;
             self.conn.batch("begin flush", &self.begin),
             self.conn.simple("check source", &self.check),
             self.run("flush deletes", &self.delete_gone, &params),
@@ -151,7 +155,8 @@ impl Flusher {
     pub async fn write(&self, keys: &[Key]) -> Result<(), Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
-        let (deleted, written) = futures_util::join!(
+        let (deleted, written) = tokio::join!(
+            biased;
             self.run("flush deletes", &self.delete_gone, &params),
             self.run("flush upserts", &self.upsert, &params),
         );
@@ -160,7 +165,12 @@ impl Flusher {
         Ok(())
     }
 
-    async fn run(&self, name: &'static str, statement: &Statement, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+    async fn run(
+        &self,
+        name: &'static str,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
         self.conn.client().execute(statement, params).await.map_err(|e| Error::from_client(name, &e))
     }
 

@@ -161,7 +161,9 @@ impl Connector {
         let escape = |v: &str| v.replace('\\', "\\\\").replace(' ', "\\ ");
         let mut options: Vec<String> = PINNED
             .iter()
-            .filter(|(n, _)| ["TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output"].contains(n))
+            .filter(|(n, _)| {
+                ["TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output"].contains(n)
+            })
             .map(|(n, v)| format!("-c {n}={}", escape(v)))
             .collect();
         options.extend(self.settings.iter().map(|(n, v)| format!("-c {n}={}", escape(v))));

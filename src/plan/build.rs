@@ -30,8 +30,7 @@ pub async fn plan(conn: &Conn, source: Shape, request: &Request<'_>, version: u3
     let modelled = model::model(conn, &source, &clauses, version).await?;
     refuse_unpinned(&modelled, request.settings)?;
     let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
-    let (key, identity) =
-        key::choose(&source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
+    let (key, identity) = key::choose(&source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
     let taken = relation_names(conn, &source.name.schema).await?;
     let target = final_names(&source, modelled.target, &taken);
     refuse_empty_not_null(conn, &source, &target, &modelled.columns).await?;
@@ -64,15 +63,17 @@ fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]) -> Result
     let unpinned = modelled.conversions.iter().find(|c| c.volatility == Volatility::Stable && settings.is_empty());
     match unpinned {
         None => Ok(()),
-        Some(c) => Err(Failure::refused(format!(
-            "the conversion of column {} depends on session settings",
-            Ident(&c.column)
-        ))
-        .detail(format!("The expression {} is not immutable: it may give other values in a session with other settings.", c.expression))
-        .hint(
-            "Write the setting into the expression (for instance USING column AT TIME ZONE 'UTC'), or give it: \
+        Some(c) => {
+            Err(Failure::refused(format!("the conversion of column {} depends on session settings", Ident(&c.column)))
+                .detail(format!(
+                    "The expression {} is not immutable: it may give other values in a session with other settings.",
+                    c.expression
+                ))
+                .hint(
+                    "Write the setting into the expression (for instance USING column AT TIME ZONE 'UTC'), or give it: \
              --setting TimeZone=UTC. Settings not given are pinned to TimeZone UTC and DateStyle ISO.",
-        )),
+                ))
+        }
     }
 }
 
@@ -92,8 +93,11 @@ async fn refuse_empty_not_null(
     if conn.scalar("look for rows", &sql).await?.is_none() {
         return Ok(());
     }
-    Err(Failure::refused(format!("column {} would be NOT NULL and has no value for the existing rows", Ident(&column.name)))
-        .hint("Give it a DEFAULT, or add it without NOT NULL."))
+    Err(Failure::refused(format!(
+        "column {} would be NOT NULL and has no value for the existing rows",
+        Ident(&column.name)
+    ))
+    .hint("Give it a DEFAULT, or add it without NOT NULL."))
 }
 
 /// Every relation name of the schema: tables, indexes and sequences share it.
@@ -118,7 +122,8 @@ fn final_names(source: &Shape, mut target: Shape, taken: &[String]) -> Shape {
         .chain(source.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())))
         .collect();
     let mut settle = |name: &str| {
-        let blocked = |n: &str| used.iter().any(|u| u == n) || (!own.iter().any(|o| o == n) && taken.iter().any(|t| t == n));
+        let blocked =
+            |n: &str| used.iter().any(|u| u == n) || (!own.iter().any(|o| o == n) && taken.iter().any(|t| t == n));
         let free = free_name(name, "", blocked);
         used.push(free.clone());
         free
@@ -127,7 +132,8 @@ fn final_names(source: &Shape, mut target: Shape, taken: &[String]) -> Shape {
         index.name = settle(&index.name);
     }
     for column in &mut target.columns {
-        let origin = usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
+        let origin =
+            usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
         let kept = origin.and_then(|o| o.sequence.as_ref());
         match (&mut column.sequence, kept) {
             (Some(own), Some(kept)) => {

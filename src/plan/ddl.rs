@@ -29,16 +29,16 @@ pub fn create_table(
     let mut lines: Vec<String> =
         shape.columns.iter().map(|c| column_definition(c, sequence_of(&c.name), version)).collect();
     lines.extend(
-        shape
-            .checks
-            .iter()
-            .filter(|c| c.validated)
-            .map(|c| format!("CONSTRAINT {} {}", Ident(&c.name), c.definition)),
+        shape.checks.iter().filter(|c| c.validated).map(|c| format!("CONSTRAINT {} {}", Ident(&c.name), c.definition)),
     );
     let mut sql = String::new();
     let kind = if purpose == Purpose::Model { "TEMPORARY TABLE" } else { "TABLE" };
     let target = if purpose == Purpose::Model { Ident(&name.name).to_string() } else { name.to_string() };
-    sql.push_str(&format!("CREATE {kind} {target} (\n  {}\n) USING {}", lines.join(",\n  "), Ident(&shape.access_method)));
+    sql.push_str(&format!(
+        "CREATE {kind} {target} (\n  {}\n) USING {}",
+        lines.join(",\n  "),
+        Ident(&shape.access_method)
+    ));
     let mut options: Vec<String> = shape.options.clone();
     if purpose == Purpose::Shadow {
         options.retain(|o| option_name(o) != "autovacuum_enabled" && option_name(o) != "toast.autovacuum_enabled");
@@ -66,7 +66,9 @@ fn column_definition(c: &Column, sequence: Option<&QualifiedName>, version: u32)
     }
     match (c.origin, &c.default, &c.sequence) {
         (Origin::Stored, Some(expression), _) => line.push_str(&format!(" GENERATED ALWAYS AS ({expression}) STORED")),
-        (Origin::Virtual, Some(expression), _) => line.push_str(&format!(" GENERATED ALWAYS AS ({expression}) VIRTUAL")),
+        (Origin::Virtual, Some(expression), _) => {
+            line.push_str(&format!(" GENERATED ALWAYS AS ({expression}) VIRTUAL"))
+        }
         (Origin::IdentityAlways, _, Some(own)) => {
             line.push_str(&format!(" GENERATED ALWAYS AS IDENTITY ({})", sequence_options(own, sequence)));
         }
@@ -120,9 +122,13 @@ pub fn column_settings(shape: &Shape, table: &str) -> Vec<String> {
             steps.push(format!("{alter} SET ({})", option_list(&c.options)));
         }
     }
-    steps.extend(shape.checks.iter().filter(|c| !c.validated).map(|c| {
-        format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition)
-    }));
+    steps.extend(
+        shape
+            .checks
+            .iter()
+            .filter(|c| !c.validated)
+            .map(|c| format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition)),
+    );
     steps
 }
 
@@ -230,10 +236,7 @@ pub fn free_name(base: &str, suffix: &str, taken: impl Fn(&str) -> bool) -> Stri
     if !taken(&first) {
         return first;
     }
-    (1u32..)
-        .map(|n| name_with_suffix(base, &format!("{suffix}{n}")))
-        .find(|name| !taken(name))
-        .unwrap_or(first)
+    (1u32..).map(|n| name_with_suffix(base, &format!("{suffix}{n}"))).find(|name| !taken(name)).unwrap_or(first)
 }
 
 #[cfg(test)]

@@ -45,9 +45,8 @@ pub fn choose(
 
 fn candidates(source: &Shape) -> Vec<(&Index, IdentityChange)> {
     let plain = |i: &&Index| {
-        i.column_names().is_some_and(|names| {
-            names.iter().all(|n| source.column(n).is_some_and(|c| !c.origin.is_generated()))
-        })
+        i.column_names()
+            .is_some_and(|names| names.iter().all(|n| source.column(n).is_some_and(|c| !c.origin.is_generated())))
     };
     let keys: Vec<&Index> = source.indexes.iter().filter(|i| i.is_key(source)).filter(plain).collect();
     let using = |i: &Index| {
@@ -82,9 +81,12 @@ fn no_key(source: &Shape) -> Failure {
             source.name.plain()
         ),
     };
-    Failure::refused(format!("table {} has no primary key and no unique index over NOT NULL columns", source.name.plain()))
-        .detail("Nothing tells its rows apart, so a change cannot be followed.")
-        .hint(hint)
+    Failure::refused(format!(
+        "table {} has no primary key and no unique index over NOT NULL columns",
+        source.name.plain()
+    ))
+    .detail("Nothing tells its rows apart, so a change cannot be followed.")
+    .hint(hint)
 }
 
 fn key_over(
@@ -139,9 +141,8 @@ pub fn arbiter<'a>(target: &'a Shape, key: &[KeyColumn]) -> Option<&'a Index> {
         i.unique
             && i.immediate
             && !i.partial
-            && i.column_names().is_some_and(|names| {
-                names.len() == key.len() && key.iter().all(|k| names.contains(&k.target))
-            })
+            && i.column_names()
+                .is_some_and(|names| names.len() == key.len() && key.iter().all(|k| names.contains(&k.target)))
     })
 }
 

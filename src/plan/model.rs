@@ -154,9 +154,9 @@ impl Model<'_> {
             Failure {
                 exit,
                 primary: format!("PostgreSQL refuses the clauses: {}", e.message),
-                detail: Some(
-                    e.detail.clone().unwrap_or_else(|| format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))),
-                ),
+                detail: Some(e.detail.clone().unwrap_or_else(|| {
+                    format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))
+                })),
                 hint: e.hint.clone(),
                 source: Some(Box::new(e)),
             }
@@ -184,11 +184,7 @@ impl Model<'_> {
                 (Origin::IdentityAlways | Origin::IdentityByDefault, None) => Value::OwnDefault,
                 (Origin::Plain, None) => self.added_value(column).await?,
             };
-            columns.push(TargetColumn {
-                name: column.name.clone(),
-                source: source.map(|s| s.name.clone()),
-                value,
-            });
+            columns.push(TargetColumn { name: column.name.clone(), source: source.map(|s| s.name.clone()), value });
         }
         Ok(columns)
     }
@@ -202,7 +198,8 @@ impl Model<'_> {
         if column.sequence.is_some() || self.is_volatile(default).await? {
             return Ok(Value::OwnDefault);
         }
-        let value = self.conn.scalar("evaluate default", &format!("SELECT ({default})::{}::text", column.type_sql)).await?;
+        let value =
+            self.conn.scalar("evaluate default", &format!("SELECT ({default})::{}::text", column.type_sql)).await?;
         let literal = value.map_or_else(|| "NULL".to_owned(), |v| Literal(&v).to_string());
         Ok(Value::Constant { literal: format!("{literal}::{}", column.type_sql) })
     }
@@ -210,10 +207,8 @@ impl Model<'_> {
     /// The planner does not pull up a subquery whose target list is volatile (`is_simple_subquery` in
     /// `src/backend/optimizer/prep/prepjointree.c`), so it shows in the plan.
     async fn is_volatile(&self, expression: &str) -> Result<bool, Failure> {
-        let sql = format!(
-            "EXPLAIN (COSTS OFF) SELECT 1 FROM (SELECT {expression} AS e FROM ONLY {}) AS s",
-            self.table()
-        );
+        let sql =
+            format!("EXPLAIN (COSTS OFF) SELECT 1 FROM (SELECT {expression} AS e FROM ONLY {}) AS s", self.table());
         let plan = self.conn.scalar("explain expression", &sql).await?;
         Ok(plan.is_some_and(|line| line.starts_with("Subquery Scan")))
     }
@@ -265,9 +260,13 @@ impl Model<'_> {
         clause: &Clause,
     ) -> Result<Option<Conversion>, Failure> {
         // The name the source knows the column by.
-        let original = renamed.iter().rev().fold(column.to_owned(), |name, (old, new)| if *new == name { old.clone() } else { name });
+        let original = renamed
+            .iter()
+            .rev()
+            .fold(column.to_owned(), |name, (old, new)| if *new == name { old.clone() } else { name });
         let Some(source) = self.source.column(&original) else { return Ok(None) };
-        let Some(changed) = target.columns.iter().find(|c| self.source_of(c.number).is_some_and(|s| s.name == original))
+        let Some(changed) =
+            target.columns.iter().find(|c| self.source_of(c.number).is_some_and(|s| s.name == original))
         else {
             return Ok(None);
         };
@@ -330,15 +329,12 @@ impl Model<'_> {
         );
         let rows = self.conn.simple("deparse expression", &sql).await?;
         self.use_path(&own_path).await?;
-        self.conn
-            .batch("drop probe", &format!("ALTER TABLE {} DROP CONSTRAINT {probe}", self.table()))
-            .await?;
+        self.conn.batch("drop probe", &format!("ALTER TABLE {} DROP CONSTRAINT {probe}", self.table())).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let text = row.first().cloned().flatten().unwrap_or_default();
-        let inner = text
-            .strip_prefix("(num_nulls(")
-            .and_then(|t| t.strip_suffix(") >= 0)"))
-            .ok_or_else(|| Failure::failed(format!("the server spells an expression in a way not understood: {text}")))?;
+        let inner = text.strip_prefix("(num_nulls(").and_then(|t| t.strip_suffix(") >= 0)")).ok_or_else(|| {
+            Failure::failed(format!("the server spells an expression in a way not understood: {text}"))
+        })?;
         let numbers: Vec<i16> =
             row.get(1).cloned().flatten().unwrap_or_default().split(',').filter_map(|n| n.parse().ok()).collect();
         let reads = numbers.iter().map(|n| self.source_of(*n).map(|c| c.name.clone())).collect::<Option<Vec<_>>>();
@@ -347,10 +343,7 @@ impl Model<'_> {
 
     async fn volatility(&self, expression: &str) -> Result<Volatility, Failure> {
         // An index predicate must be immutable (CREATE INDEX, PostgreSQL manual).
-        let sql = format!(
-            "SAVEPOINT probe; CREATE INDEX ON {} ((1)) WHERE num_nulls({expression}) >= 0",
-            self.table()
-        );
+        let sql = format!("SAVEPOINT probe; CREATE INDEX ON {} ((1)) WHERE num_nulls({expression}) >= 0", self.table());
         let immutable = match self.conn.batch("probe volatility", &sql).await {
             Ok(()) => true,
             Err(e) if e.is(&SqlState::INVALID_OBJECT_DEFINITION) => false,

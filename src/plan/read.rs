@@ -33,10 +33,9 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
 
 /// Runs a statement whose single value is JSON, and reads it.
 pub async fn json<T: DeserializeOwned>(conn: &Conn, name: &'static str, sql: &str) -> Result<T, Failure> {
-    let text = conn
-        .scalar(name, sql)
-        .await?
-        .ok_or_else(|| Failure::failed(format!("{name}: the catalog gave no row")).hint("The table may just have been dropped."))?;
+    let text = conn.scalar(name, sql).await?.ok_or_else(|| {
+        Failure::failed(format!("{name}: the catalog gave no row")).hint("The table may just have been dropped.")
+    })?;
     serde_json::from_str(&text).map_err(|e| Failure::failed(format!("{name}: unexpected catalog content: {e}")))
 }
 

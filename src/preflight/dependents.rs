@@ -87,7 +87,10 @@ pub(super) async fn findings(conn: &Conn, oid: u32, _version: u32) -> Result<Vec
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let d: Dependent = serde_json::from_str(&text)
             .map_err(|e| Failure::failed(format!("find dependents: unexpected catalog content: {e}")))?;
-        found.push(Finding::new(format!("{} is tied to the table and would not be carried", d.description), hint(&d.kind)));
+        found.push(Finding::new(
+            format!("{} is tied to the table and would not be carried", d.description),
+            hint(&d.kind),
+        ));
     }
     Ok(found)
 }
@@ -99,7 +102,9 @@ fn hint(kind: &str) -> &'static str {
         "trigger" => "Drop the trigger and create it again afterwards.",
         "rule" => "Drop the rule and create it again afterwards.",
         "policy" => "Drop the policy and create it again afterwards.",
-        "publication" => "Take the table out of the publication and add it again afterwards; its subscribers must follow.",
+        "publication" => {
+            "Take the table out of the publication and add it again afterwards; its subscribers must follow."
+        }
         "extended statistics" => "Drop the statistics object and create it again afterwards.",
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "function" => "Drop the function and create it again afterwards.",

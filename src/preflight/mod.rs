@@ -43,7 +43,8 @@ pub fn refusal(findings: Vec<Finding>) -> Result<(), Failure> {
         [] => Ok(()),
         [only] => Err(Failure::refused(only.what.clone()).hint(only.hint.clone())),
         [first, rest @ ..] => {
-            let more: Vec<String> = rest.iter().map(|f| format!("{} ({})", f.what, f.hint.trim_end_matches('.'))).collect();
+            let more: Vec<String> =
+                rest.iter().map(|f| format!("{} ({})", f.what, f.hint.trim_end_matches('.'))).collect();
             Err(Failure::refused(first.what.clone())
                 .detail(format!("There are {} more reasons: {}.", rest.len(), more.join("; ")))
                 .hint(first.hint.clone()))

@@ -94,14 +94,21 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
     }
     if !f.create_on_database {
         found.push(Finding::new(
-            format!("role {} may not create a publication in database {}", plain_ident(&f.role), plain_ident(&f.database)),
+            format!(
+                "role {} may not create a publication in database {}",
+                plain_ident(&f.role),
+                plain_ident(&f.database)
+            ),
             format!("GRANT CREATE ON DATABASE {} TO {}.", plain_ident(&f.database), plain_ident(&f.role)),
         ));
     }
     if f.schema_usable == Some(false) {
         found.push(Finding::new(
             format!("schema {SCHEMA} exists and belongs to another role"),
-            format!("GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {}, or run as the role that made it.", plain_ident(&f.role)),
+            format!(
+                "GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {}, or run as the role that made it.",
+                plain_ident(&f.role)
+            ),
         ));
     }
     Ok(found)

@@ -78,7 +78,10 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
     }
     if f.persistence != 'p' {
         let kind = if f.persistence == 'u' { "an unlogged" } else { "a temporary" };
-        found.push(Finding::new(format!("{table} is {kind} table"), "Its changes are not in the WAL, so they cannot be followed."));
+        found.push(Finding::new(
+            format!("{table} is {kind} table"),
+            "Its changes are not in the WAL, so they cannot be followed.",
+        ));
     }
     if f.access_method.as_deref().is_some_and(|am| am != "heap") {
         found.push(Finding::new(
@@ -90,7 +93,10 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
         found.push(Finding::new(format!("{table} is a partition"), "This version migrates plain tables only."));
     }
     if f.typed {
-        found.push(Finding::new(format!("{table} is a typed table"), "This version does not carry the tie to its type: ALTER TABLE … NOT OF."));
+        found.push(Finding::new(
+            format!("{table} is a typed table"),
+            "This version does not carry the tie to its type: ALTER TABLE … NOT OF.",
+        ));
     }
     if f.row_security {
         found.push(Finding::new(

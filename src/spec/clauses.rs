@@ -108,8 +108,8 @@ fn split(text: &str) -> Result<Vec<&str>, Failure> {
 
 fn classify(text: &str) -> Result<Clause, Failure> {
     // The newline ends a comment that a clause may close with.
-    let parsed = pg_query::parse(&format!("ALTER TABLE t {text}\n"), ParserOptions::default())
-        .map_err(|e| wrong(text, e))?;
+    let parsed =
+        pg_query::parse(&format!("ALTER TABLE t {text}\n"), ParserOptions::default()).map_err(|e| wrong(text, e))?;
     let node = match &parsed.protobuf.stmts[..] {
         [only] => only.stmt.as_ref().and_then(|s| s.node.as_ref()),
         _ => None,
@@ -153,7 +153,9 @@ fn command_kind(text: &str, command: &AlterTableCmd) -> Result<ClauseKind, Failu
     use AlterTableType as T;
     let subtype = T::try_from(command.subtype).unwrap_or(T::Undefined);
     match subtype {
-        T::AtAlterColumnType => Ok(ClauseKind::Type { column: command.name.clone(), using: using_text(text, command)? }),
+        T::AtAlterColumnType => {
+            Ok(ClauseKind::Type { column: command.name.clone(), using: using_text(text, command)? })
+        }
         T::AtAddColumn | T::AtAddConstraint => {
             refuse_foreign_keys(text, command)?;
             Ok(ClauseKind::Other)
@@ -231,13 +233,10 @@ fn sets(command: &AlterTableCmd, option: &str) -> bool {
 }
 
 fn refuse_foreign_keys(text: &str, command: &AlterTableCmd) -> Result<(), Failure> {
-    let is_foreign = |node: &NodeEnum| {
-        matches!(node, NodeEnum::Constraint(c) if c.contype == ConstrType::ConstrForeign as i32)
-    };
+    let is_foreign =
+        |node: &NodeEnum| matches!(node, NodeEnum::Constraint(c) if c.contype == ConstrType::ConstrForeign as i32);
     let found = match command.def.as_ref().and_then(|d| d.node.as_ref()) {
-        Some(NodeEnum::ColumnDef(column)) => {
-            column.constraints.iter().filter_map(|c| c.node.as_ref()).any(is_foreign)
-        }
+        Some(NodeEnum::ColumnDef(column)) => column.constraints.iter().filter_map(|c| c.node.as_ref()).any(is_foreign),
         Some(node) => is_foreign(node),
         None => false,
     };
@@ -263,7 +262,10 @@ fn using_text(text: &str, command: &AlterTableCmd) -> Result<Option<String>, Fai
             Ok(Token::Ascii40 | Token::Ascii91) => depth += 1,
             Ok(Token::Ascii41 | Token::Ascii93) => depth -= 1,
             Ok(Token::Using) if depth == 0 => {
-                return Ok(usize::try_from(token.end).ok().and_then(|end| text.get(end..)).map(|t| t.trim().to_owned()));
+                return Ok(usize::try_from(token.end)
+                    .ok()
+                    .and_then(|end| text.get(end..))
+                    .map(|t| t.trim().to_owned()));
             }
             _ => {}
         }
@@ -282,7 +284,8 @@ mod tests {
 
     #[test]
     fn commas_inside_brackets_strings_and_comments_do_not_cut() {
-        let text = "ALTER a TYPE numeric(10,2) USING (ARRAY[1,2])[1] /* , */, ADD COLUMN \"x,y\" text DEFAULT 'a,b' -- c, d";
+        let text =
+            "ALTER a TYPE numeric(10,2) USING (ARRAY[1,2])[1] /* , */, ADD COLUMN \"x,y\" text DEFAULT 'a,b' -- c, d";
         let clauses = Clauses::parse(text).expect("parses");
         assert_eq!(clauses.list.len(), 2);
         assert_eq!(

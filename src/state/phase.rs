@@ -63,7 +63,9 @@ impl Phase {
             | (P::Ready, P::Differs)
             | (P::Ready, P::Swapped)
             | (P::Swapped, P::Complete) => true,
-            (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Swapped | P::Complete | P::Differs, _) => false,
+            (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Swapped | P::Complete | P::Differs, _) => {
+                false
+            }
         }
     }
 

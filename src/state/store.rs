@@ -121,12 +121,17 @@ impl Store {
 
     /// Makes the control schema where it is missing, and registers a migration. One transaction.
     pub async fn register(&self, new: &NewMigration<'_>) -> Result<i32, Failure> {
-        let json = |value: serde_json::Result<String>| value.map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")));
+        let json = |value: serde_json::Result<String>| {
+            value.map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")))
+        };
         let request = new.request.to_string();
         let options = json(serde_json::to_string(new.options))?;
         let plan = json(serde_json::to_string(new.plan))?;
         self.conn
-            .batch("begin register", &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0);{}", self.create_sql().await?))
+            .batch(
+                "begin register",
+                &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0);{}", self.create_sql().await?),
+            )
             .await?;
         let rows = self
             .conn
@@ -137,7 +142,8 @@ impl Store {
                 &[&LAYOUT, &new.source_oid, &new.source, &request, &options, &plan],
             )
             .await?;
-        let id: i32 = rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))?;
+        let id: i32 =
+            rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))?;
         self.conn.batch("commit register", "COMMIT").await?;
         Ok(id)
     }
@@ -152,7 +158,8 @@ impl Store {
         if !self.exists().await? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT m.id, m.layout, m.source_oid, m.source, m.request::text, m.options::text, m.plan::text, m.phase,
+        let sql =
+            "SELECT m.id, m.layout, m.source_oid, m.source, m.request::text, m.options::text, m.plan::text, m.phase,
                 m.x0::text, m.filenode, m.blocks, m.copy_over, m.cutover_released, m.old_table,
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                 coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8
@@ -211,7 +218,8 @@ impl Store {
 
     /// Keeps the options of this run.
     pub async fn keep_options(&self, id: i32, options: &MigrateOptions) -> Result<(), Failure> {
-        let text = serde_json::to_string(options).map_err(|e| Failure::failed(format!("cannot keep the options: {e}")))?;
+        let text =
+            serde_json::to_string(options).map_err(|e| Failure::failed(format!("cannot keep the options: {e}")))?;
         let sql = "UPDATE pgrecast.migration SET options = $2::text::jsonb WHERE id = $1";
         self.conn.execute("keep options", sql, &[&id, &text]).await?;
         Ok(())

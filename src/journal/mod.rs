@@ -1,0 +1,8 @@
+//! The journal: the set of keys known to have changed, on disk or in memory.
+
+mod ack;
+mod backlog;
+pub mod table;
+
+pub use ack::Ledger;
+pub use backlog::{Backlog, Pending};
