@@ -52,7 +52,8 @@ impl Server {
         fs::write(data.join("postgresql.auto.conf"), settings).expect("settings");
         own(directory.path());
         let mut command = server_program("postgres");
-        command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = fs::File::create(directory.path().join("log")).expect("a log");
+        command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log);
         let process = command.spawn().expect("the server starts");
         let mut server = Server { directory, port, process };
         server.await_ready();
@@ -79,6 +80,19 @@ impl Server {
         psql.args(["-XqU", "postgres", "-h"]).arg(self.directory.path()).arg("-p").arg(self.port.to_string());
         fs::write(self.file("data/pg_hba.conf"), HBA).expect("rules");
         run(psql.args(["-d", "postgres", "-c", roles, "-c", "SELECT pg_reload_conf()"]).stdout(Stdio::null()));
+    }
+
+    /// Makes the server read its certificate again, as seen by a new connection.
+    fn reload(&self) {
+        own(self.directory.path());
+        run(Command::new("chmod").arg("600").arg(self.file("data/server.key")));
+        let before = fs::read_to_string(self.file("log")).unwrap_or_default();
+        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGHUP).expect("the server is there");
+        let begun = Instant::now();
+        while fs::read_to_string(self.file("log")).unwrap_or_default().len() == before.len() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the server does not reload");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -197,6 +211,7 @@ async fn a_server_with_tls_and_scram() {
     names_and_options_reach_the_server(&server).await;
     a_wire_is_a_connection_before_its_startup(&server).await;
     hosts_are_tried_in_turn(&server).await;
+    certificates_of_the_manual_are_taken(&server).await;
 }
 
 async fn encryption_is_what_the_mode_says(server: &Server) {
@@ -248,6 +263,35 @@ async fn certificates_are_held_against_the_mode(server: &Server) {
             }
         }
     }
+}
+
+/// The recipes of the manual (19.9.5): a certificate that is its own root, and one of X.509 version 1.
+async fn certificates_of_the_manual_are_taken(server: &Server) {
+    let directory = server.directory.path();
+    let openssl = |line: &str| run(Command::new("openssl").args(line.split(' ')).current_dir(directory));
+    let key = "-newkey rsa:2048 -nodes -keyout data/server.key";
+    let names = "-subj /CN=db.test -addext subjectAltName=DNS:db.test";
+
+    openssl(&format!("req -x509 {key} {names} -days 2 -sha512 -out server.crt"));
+    server.reload();
+    for (host, mode, taken) in [
+        ("db.test", "verify-full", true),
+        ("other.test", "verify-ca", true),
+        ("other.test", "verify-full", false),
+        ("other.test", "require", true),
+    ] {
+        let settings =
+            format!("user=app password=right channel_binding=require sslmode={mode} sslrootcert={{}}/server.crt");
+        let target = server.target(host, &settings);
+        let outcome = target.connect("pgrecast test", "connect").await.map(drop);
+        assert_eq!(outcome.is_ok(), taken, "{host} {mode}: {outcome:?}");
+    }
+
+    openssl(&format!("req {key} -subj /CN=db.test -out old.csr"));
+    openssl("x509 -req -in old.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out server.crt");
+    server.reload();
+    let settings = "user=app password=right sslmode=require channel_binding=require";
+    connected(&server.target("db.test", settings)).await;
 }
 
 async fn client_certificates_are_shown(server: &Server) {
