@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgrecast::pg::conninfo::Canceller;
 use pgrecast::pg::tls::server_end_point;
 use pgrecast::pg::{Error, Session, Target};
 use tempfile::TempDir;
@@ -209,6 +210,7 @@ async fn a_server_with_tls_and_scram() {
     passwords_are_checked_with_channel_binding(&server).await;
     sockets_and_the_password_file_work(&server).await;
     names_and_options_reach_the_server(&server).await;
+    a_statement_can_be_cancelled(&server).await;
     a_wire_is_a_connection_before_its_startup(&server).await;
     hosts_are_tried_in_turn(&server).await;
     certificates_of_the_manual_are_taken(&server).await;
@@ -347,6 +349,34 @@ async fn names_and_options_reach_the_server(server: &Server) {
     assert_eq!(value(&session, "SELECT current_setting('work_mem')").await, "2MB");
     assert_eq!(value(&session, "SELECT current_setting('statement_timeout')").await, "1s");
     session.client.batch_execute("DO $$ BEGIN RAISE NOTICE 'seen'; END $$").await.expect("notices pass by");
+}
+
+async fn a_statement_can_be_cancelled(server: &Server) {
+    for (user, mode) in [("app", "require"), ("crypt", "prefer"), ("plain", "disable")] {
+        let target = server.target("db.test", &format!("user={user} password=right sslmode={mode}"));
+        let (sleeper, watcher) = (connected(&target).await, connected(&target).await);
+        let canceller = sleeper.canceller(&target);
+        let cancel = async {
+            let asleep = "SELECT count(*)::text FROM pg_catalog.pg_stat_activity WHERE wait_event = 'PgSleep'";
+            while value(&watcher, asleep).await == "0" {
+                tokio::task::yield_now().await;
+            }
+            canceller.cancel().await.expect("the request is sent");
+        };
+        let (outcome, ()) = tokio::join!(sleeper.client.batch_execute("SELECT pg_sleep(60)"), cancel);
+        let error = Error::from_client("sleep", &outcome.expect_err("cancelled"));
+        assert_eq!(error.sqlstate.as_ref().map(|state| state.code()), Some("57014"), "{error}");
+    }
+}
+
+/// Futures go to whichever thread is free.
+#[test]
+fn connecting_may_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let target = target("host=/none");
+    is_send(&target.connect("pgrecast test", "connect"));
+    is_send(&target.open());
+    let _ = |canceller: Canceller| is_send(&canceller.cancel());
 }
 
 async fn a_wire_is_a_connection_before_its_startup(server: &Server) {

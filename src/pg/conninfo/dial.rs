@@ -9,10 +9,11 @@ use nix::unistd::{Uid, User};
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::search::Refusal;
-use super::{Address, Route, Stream, Target, TcpSettings};
+use super::socket::Socket;
+use super::{Address, Route, Target, TcpSettings};
 
 /// Connects to where the route leads.
-pub(super) async fn dial(target: &Target, route: &Route) -> Result<Box<dyn Stream>, Refusal> {
+pub(super) async fn dial(target: &Target, route: &Route) -> Result<Socket, Refusal> {
     match &route.address {
         Address::Socket(directory) => {
             let stream =
@@ -20,11 +21,11 @@ pub(super) async fn dial(target: &Target, route: &Route) -> Result<Box<dyn Strea
             if let Some(expected) = &target.require_peer {
                 check_peer(&stream, expected)?;
             }
-            Ok(Box::new(stream))
+            Ok(Socket::Unix(stream))
         }
         Address::Ip(ip) => {
             let socket = tcp_socket(SocketAddr::new(*ip, route.host.port), target.tcp);
-            Ok(Box::new(socket.await.map_err(Refusal::network)?))
+            Ok(Socket::Tcp(socket.await.map_err(Refusal::network)?))
         }
         // The search looks names up before it offers a route.
         Address::Name => Err(Refusal::last("the host name was not looked up")),

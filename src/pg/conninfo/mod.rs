@@ -8,6 +8,7 @@
 //!                             passfile
 //! ```
 
+mod cancel;
 mod dial;
 pub mod environment;
 mod keys;
@@ -17,6 +18,7 @@ mod resolve;
 mod search;
 mod service;
 mod session;
+mod socket;
 mod wire;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use crate::error::Failure;
 use crate::pg::tls::TlsPolicy;
+pub use cancel::Canceller;
 pub use session::Session;
 pub use wire::{Stream, Wire};
 

@@ -12,8 +12,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dial::dial;
 use super::search::{Refusal, Search};
+use super::socket::Socket;
 use super::wire::tls_name;
-use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Stream, Target};
+use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Target};
 use crate::pg::{Error, tls};
 
 /// A logged-in connection. Dropping it closes the connection at once, whatever is under way.
@@ -105,12 +106,21 @@ async fn log_in(target: &Target, mut config: Config, route: &Route) -> Result<Se
     match route.encryption {
         Encryption::Plain => launch(target, route, config.connect_raw(socket, NoTls).await),
         Encryption::TlsIfOffered | Encryption::Tls => {
-            let settings = tls::client_config(&target.tls).map_err(Refusal::last)?;
-            let mut maker = MakeRustlsConnect::new(settings);
-            let Ok(tls) = MakeTlsConnect::<Box<dyn Stream>>::make_tls_connect(&mut maker, &tls_name(route));
+            let tls = tls_of(target, route)?;
             launch(target, route, config.connect_raw(socket, tls).await)
         }
     }
+}
+
+/// A handshake of the client library.
+type Handshake = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+
+/// The handshake for one connection of the client library.
+pub(super) fn tls_of(target: &Target, route: &Route) -> Result<Handshake, Refusal> {
+    let settings = tls::client_config(&target.tls).map_err(Refusal::last)?;
+    let mut maker = MakeRustlsConnect::new(settings);
+    let Ok(handshake) = MakeTlsConnect::<Socket>::make_tls_connect(&mut maker, &tls_name(route));
+    Ok(handshake)
 }
 
 fn launch<S, T>(
