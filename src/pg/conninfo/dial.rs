@@ -71,3 +71,37 @@ fn check_peer(stream: &UnixStream, expected: &str) -> Result<(), Refusal> {
     let actual = name.unwrap_or_else(|| uid.to_string());
     Err(Refusal::last(format!("requirepeer specifies \"{expected}\", but actual peer user name is \"{actual}\"")))
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_a_file_or_an_abstract_name() {
+        assert_eq!(socket_path("/tmp", 5433), PathBuf::from("/tmp/.s.PGSQL.5433"));
+        assert_eq!(socket_path("@pg", 1), PathBuf::from("\0pg/.s.PGSQL.1"));
+    }
+
+    #[tokio::test]
+    async fn tcp_options_reach_the_socket() -> io::Result<()> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let settings = TcpSettings {
+            keepalives: true,
+            idle: Some(7),
+            interval: Some(8),
+            count: Some(9),
+            user_timeout: Some(10_000),
+        };
+        let socket = tcp_socket(listener.local_addr()?, settings).await?;
+        assert!(socket.nodelay()? && getsockopt(&socket, sockopt::KeepAlive)?);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepIdle)?, 7);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepInterval)?, 8);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepCount)?, 9);
+        assert_eq!(getsockopt(&socket, sockopt::TcpUserTimeout)?, 10_000);
+        let socket = tcp_socket(listener.local_addr()?, TcpSettings { keepalives: false, ..settings }).await?;
+        assert!(!getsockopt(&socket, sockopt::KeepAlive)?);
+        Ok(())
+    }
+}

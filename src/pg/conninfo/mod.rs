@@ -2,10 +2,10 @@
 //! file (PostgreSQL manual, 34.1 and 34.15 to 34.17), and the connections made from it.
 //!
 //! ```text
-//! DSN ─ parse ─┐
-//! service file ─┼─ Settings ─ resolve ─ Target ─ search ─┬─ session   a client of the client library
-//! PG* variables ┘                 │                      └─ wire      a byte stream before the startup message
-//!                             passfile
+//! DSN ── parse ──┐
+//! service file ──┼─ Settings ─ resolve ─ Target ─ search ─ dial ─┬─ session   a client of the client library
+//! PG* variables ─┘                │                              ├─ cancel    a session's statement
+//!                             passfile                           └─ wire      bytes before the startup message
 //! ```
 
 mod cancel;

@@ -132,18 +132,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, connection) = outcome.map_err(|error| refusal(route, &error))?;
+    let (client, connection) = outcome.map_err(|error| Refusal::startup(&error))?;
     check_attrs(target.session_attrs, &connection)?;
     let task = tokio::spawn(converse(connection));
     Ok(Session { client, route: route.clone(), task })
-}
-
-fn refusal(route: &Route, error: &tokio_postgres::Error) -> Refusal {
-    let refusal = Refusal::startup(error);
-    if route.host.password.is_some() || refusal.by_server() || refusal.by_network() {
-        return refusal;
-    }
-    refusal.hint("No password is known for this server: give one in PGPASSWORD, the password file or the DSN.")
 }
 
 /// The server tells both settings at login since version 14.
