@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgrecast::pg::conninfo::Canceller;
 use pgrecast::pg::tls::server_end_point;
 use pgrecast::pg::{Error, Session, Target};
 use tempfile::TempDir;
@@ -52,7 +53,8 @@ impl Server {
         fs::write(data.join("postgresql.auto.conf"), settings).expect("settings");
         own(directory.path());
         let mut command = server_program("postgres");
-        command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = fs::File::create(directory.path().join("log")).expect("a log");
+        command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log);
         let process = command.spawn().expect("the server starts");
         let mut server = Server { directory, port, process };
         server.await_ready();
@@ -79,6 +81,19 @@ impl Server {
         psql.args(["-XqU", "postgres", "-h"]).arg(self.directory.path()).arg("-p").arg(self.port.to_string());
         fs::write(self.file("data/pg_hba.conf"), HBA).expect("rules");
         run(psql.args(["-d", "postgres", "-c", roles, "-c", "SELECT pg_reload_conf()"]).stdout(Stdio::null()));
+    }
+
+    /// Makes the server read its certificate again, as seen by a new connection.
+    fn reload(&self) {
+        own(self.directory.path());
+        run(Command::new("chmod").arg("600").arg(self.file("data/server.key")));
+        let before = fs::read_to_string(self.file("log")).unwrap_or_default();
+        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGHUP).expect("the server is there");
+        let begun = Instant::now();
+        while fs::read_to_string(self.file("log")).unwrap_or_default().len() == before.len() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the server does not reload");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -195,8 +210,10 @@ async fn a_server_with_tls_and_scram() {
     passwords_are_checked_with_channel_binding(&server).await;
     sockets_and_the_password_file_work(&server).await;
     names_and_options_reach_the_server(&server).await;
+    a_statement_can_be_cancelled(&server).await;
     a_wire_is_a_connection_before_its_startup(&server).await;
     hosts_are_tried_in_turn(&server).await;
+    certificates_of_the_manual_are_taken(&server).await;
 }
 
 async fn encryption_is_what_the_mode_says(server: &Server) {
@@ -241,13 +258,42 @@ async fn certificates_are_held_against_the_mode(server: &Server) {
             None => assert!(is_encrypted(&connected(&target).await).await, "{host} {settings}"),
             Some(fault) => {
                 let (error, opened) = (refused(&target).await, target.open().await);
-                assert!(error.message.contains(fault), "{host} {settings}: {error}");
+                assert!(error.message.contains(fault) && error.hint.is_none(), "{host} {settings}: {error}");
                 assert!(!error.connection_lost && error.sqlstate.is_none(), "{error:?}");
                 let error = opened.expect_err("the same certificate");
                 assert!(error.message.contains(fault), "{host} {settings}: {error}");
             }
         }
     }
+}
+
+/// The recipes of the manual (19.9.5): a certificate that is its own root, and one of X.509 version 1.
+async fn certificates_of_the_manual_are_taken(server: &Server) {
+    let directory = server.directory.path();
+    let openssl = |line: &str| run(Command::new("openssl").args(line.split(' ')).current_dir(directory));
+    let key = "-newkey rsa:2048 -nodes -keyout data/server.key";
+    let names = "-subj /CN=db.test -addext subjectAltName=DNS:db.test";
+
+    openssl(&format!("req -x509 {key} {names} -days 2 -sha512 -out server.crt"));
+    server.reload();
+    for (host, mode, taken) in [
+        ("db.test", "verify-full", true),
+        ("other.test", "verify-ca", true),
+        ("other.test", "verify-full", false),
+        ("other.test", "require", true),
+    ] {
+        let settings =
+            format!("user=app password=right channel_binding=require sslmode={mode} sslrootcert={{}}/server.crt");
+        let target = server.target(host, &settings);
+        let outcome = target.connect("pgrecast test", "connect").await.map(drop);
+        assert_eq!(outcome.is_ok(), taken, "{host} {mode}: {outcome:?}");
+    }
+
+    openssl(&format!("req {key} -subj /CN=db.test -out old.csr"));
+    openssl("x509 -req -in old.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out server.crt");
+    server.reload();
+    let settings = "user=app password=right sslmode=require channel_binding=require";
+    connected(&server.target("db.test", settings)).await;
 }
 
 async fn client_certificates_are_shown(server: &Server) {
@@ -269,7 +315,8 @@ async fn passwords_are_checked_with_channel_binding(server: &Server) {
     assert_eq!(error.sqlstate.as_ref().map(|state| state.code()), Some("28P01"));
     assert!(!error.connection_lost && !format!("{error:?}").contains("wrong"), "{error:?}");
     let error = refused(&server.target("db.test", "user=app sslmode=require passfile=/none")).await;
-    assert!(error.hint.is_some_and(|hint| hint.contains("PGPASSWORD")) && !error.connection_lost);
+    assert!(error.message.ends_with("no password supplied") && !error.connection_lost, "{error}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("PGPASSWORD")));
     let unbound = server.target("db.test", "user=plain password=right sslmode=disable channel_binding=require");
     assert!(!refused(&unbound).await.connection_lost);
 }
@@ -303,6 +350,34 @@ async fn names_and_options_reach_the_server(server: &Server) {
     assert_eq!(value(&session, "SELECT current_setting('work_mem')").await, "2MB");
     assert_eq!(value(&session, "SELECT current_setting('statement_timeout')").await, "1s");
     session.client.batch_execute("DO $$ BEGIN RAISE NOTICE 'seen'; END $$").await.expect("notices pass by");
+}
+
+async fn a_statement_can_be_cancelled(server: &Server) {
+    for (user, mode) in [("app", "require"), ("crypt", "prefer"), ("plain", "disable")] {
+        let target = server.target("db.test", &format!("user={user} password=right sslmode={mode}"));
+        let (sleeper, watcher) = (connected(&target).await, connected(&target).await);
+        let canceller = sleeper.canceller(&target);
+        let cancel = async {
+            let asleep = "SELECT count(*)::text FROM pg_catalog.pg_stat_activity WHERE wait_event = 'PgSleep'";
+            while value(&watcher, asleep).await == "0" {
+                tokio::task::yield_now().await;
+            }
+            canceller.cancel().await.expect("the request is sent");
+        };
+        let (outcome, ()) = tokio::join!(sleeper.client.batch_execute("SELECT pg_sleep(60)"), cancel);
+        let error = Error::from_client("sleep", &outcome.expect_err("cancelled"));
+        assert_eq!(error.sqlstate.as_ref().map(|state| state.code()), Some("57014"), "{error}");
+    }
+}
+
+/// Futures go to whichever thread is free.
+#[test]
+fn connecting_may_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let target = target("host=/none");
+    is_send(&target.connect("pgrecast test", "connect"));
+    is_send(&target.open());
+    let _ = |canceller: Canceller| is_send(&canceller.cancel());
 }
 
 async fn a_wire_is_a_connection_before_its_startup(server: &Server) {

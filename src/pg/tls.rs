@@ -3,18 +3,22 @@
 //! The handshake's signature is checked in every mode, also where any certificate is taken: channel binding proves
 //! that client and server saw the same certificate, which is worth something only if its key was there too.
 
+mod certificate;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use certificate::Certificate;
+pub use certificate::server_end_point;
 
 /// The `sslmode` connection option (PostgreSQL manual, table 34.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +90,11 @@ fn trust(policy: &TlsPolicy) -> Result<Trust, String> {
         // Falling back to no encryption because of a certificate would be worse than taking it.
         SslMode::Disable | SslMode::Allow | SslMode::Prefer => Ok(Trust::Anyone),
         SslMode::Require => match root_certificates(&policy.roots)? {
-            Some(roots) => Ok(Trust::Chain { roots, named: false }),
+            Some(roots) => Ok(Trust::Roots { roots, named: false }),
             None => Ok(Trust::Anyone),
         },
         SslMode::VerifyCa | SslMode::VerifyFull => match root_certificates(&policy.roots)? {
-            Some(roots) => Ok(Trust::Chain { roots, named: policy.mode == SslMode::VerifyFull }),
+            Some(roots) => Ok(Trust::Roots { roots, named: policy.mode == SslMode::VerifyFull }),
             None => Err(match &policy.roots {
                 RootCertificates::File(path) => format!("root certificate file \"{}\" does not exist", path.display()),
                 RootCertificates::System | RootCertificates::None => "there are no root certificates".to_owned(),
@@ -100,7 +104,7 @@ fn trust(policy: &TlsPolicy) -> Result<Trust, String> {
 }
 
 /// `None` where the file does not exist.
-fn root_certificates(source: &RootCertificates) -> Result<Option<RootCertStore>, String> {
+fn root_certificates(source: &RootCertificates) -> Result<Option<Roots>, String> {
     let (certificates, place) = match source {
         RootCertificates::None => return Ok(None),
         RootCertificates::System => {
@@ -111,12 +115,12 @@ fn root_certificates(source: &RootCertificates) -> Result<Option<RootCertStore>,
             (certificates_of(&pem, path)?, format!("root certificate file \"{}\"", path.display()))
         }
     };
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(certificates);
+    let mut anchors = RootCertStore::empty();
+    let (usable, _) = anchors.add_parsable_certificates(certificates.iter().cloned());
     if usable == 0 {
         return Err(format!("no usable certificate in {place}"));
     }
-    Ok(Some(roots))
+    Ok(Some(Roots { anchors, certificates }))
 }
 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -172,7 +176,43 @@ fn certificates_of(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static
 #[derive(Debug)]
 enum Trust {
     Anyone,
-    Chain { roots: RootCertStore, named: bool },
+    Roots { roots: Roots, named: bool },
+}
+
+/// Root certificates, as what a chain may end in and as they are.
+#[derive(Debug)]
+struct Roots {
+    anchors: RootCertStore,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    /// A server's self-signed certificate that is its own root, as the manual's first recipe makes it (19.9.5), says
+    /// that it is an authority, which a chain must not begin with: being in the file is enough, while it is valid.
+    fn verify_trust(
+        &self,
+        certificate: &ParsedCertificate<'_>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        roots: &Roots,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if !roots.certificates.contains(end_entity) {
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            return verify_server_cert_signed_by_trust_anchor(
+                certificate,
+                &roots.anchors,
+                intermediates,
+                now,
+                algorithms,
+            );
+        }
+        match Certificate::parse(end_entity).and_then(|parts| parts.is_valid_at(now.as_secs())) {
+            Some(true) => Ok(()),
+            Some(false) => Err(CertificateError::Expired.into()),
+            None => Err(CertificateError::BadEncoding.into()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -190,10 +230,9 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Trust::Chain { roots, named } = &self.trust {
+        if let Trust::Roots { roots, named } = &self.trust {
             let certificate = ParsedCertificate::try_from(end_entity)?;
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+            self.verify_trust(&certificate, end_entity, intermediates, roots, now)?;
             if *named {
                 verify_server_name(&certificate, server_name)?;
             }
@@ -216,118 +255,15 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        // By the key alone: version 1 certificates, which the manual's recipe with an authority makes (19.9.5), are
+        // as good as any other where any is taken.
+        let parts = Certificate::parse(certificate).ok_or(CertificateError::BadEncoding)?;
+        let key = SubjectPublicKeyInfoDer::from(parts.public_key);
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The `tls-server-end-point` channel binding of a server's certificate (RFC 5929, section 4): its hash by the hash
-/// function of its own signature, SHA-256 in place of MD5 and SHA-1.
-///
-/// `None` where the signature names no hash function by itself (Ed25519, RSA-PSS): the server then does without
-/// channel binding.
-pub fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
-    let hash = match signature_algorithm(certificate)? {
-        // md5WithRSAEncryption, sha1WithRSAEncryption, sha256WithRSAEncryption (RFC 8017); ecdsa-with-SHA1,
-        // ecdsa-with-SHA256 (RFC 5758)
-        RSA_MD5 | RSA_SHA1 | RSA_SHA256 | ECDSA_SHA1 | ECDSA_SHA256 => &digest::SHA256,
-        RSA_SHA384 | ECDSA_SHA384 => &digest::SHA384,
-        RSA_SHA512 | ECDSA_SHA512 => &digest::SHA512,
-        _ => return None,
-    };
-    Some(digest::digest(hash, certificate).as_ref().to_vec())
-}
-
-const RSA_MD5: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4];
-const RSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 5];
-const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11];
-const RSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12];
-const RSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 13];
-const ECDSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1];
-const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
-const ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3];
-const ECDSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4];
-
-/// `Certificate ::= SEQUENCE { tbsCertificate SEQUENCE, signatureAlgorithm SEQUENCE { OID, … }, … }` (RFC 5280,
-/// section 4.1): the OID's content.
-fn signature_algorithm(certificate: &[u8]) -> Option<&[u8]> {
-    const SEQUENCE: u8 = 0x30;
-    const OBJECT_IDENTIFIER: u8 = 0x06;
-    let (certificate, _) = der_element(certificate, SEQUENCE)?;
-    let (_, after_body) = der_element(certificate, SEQUENCE)?;
-    let (algorithm, _) = der_element(after_body, SEQUENCE)?;
-    Some(der_element(algorithm, OBJECT_IDENTIFIER)?.0)
-}
-
-/// The content of a DER element that must have this tag, and what follows it.
-fn der_element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&[found, first], rest) = bytes.split_first_chunk()?;
-    if found != tag {
-        return None;
-    }
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        let length = length.iter().try_fold(0usize, |sum, byte| sum.checked_mul(256)?.checked_add(usize::from(*byte)));
-        (length?, rest)
-    };
-    rest.split_at_checked(length)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// An element with its length in the shortest form.
-    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-        let mut made = vec![tag];
-        match u8::try_from(content.len()) {
-            Ok(length) if length < 0x80 => made.push(length),
-            Ok(length) => made.extend([0x81, length]),
-            Err(_) => {
-                made.push(0x82);
-                made.extend(u16::try_from(content.len()).expect("short").to_be_bytes());
-            }
-        }
-        made.extend(content);
-        made
-    }
-
-    fn certificate(algorithm: &[u8], body_bytes: usize) -> Vec<u8> {
-        let body = element(0x30, &vec![7; body_bytes]);
-        let algorithm = element(0x30, &element(0x06, algorithm));
-        element(0x30, &[body, algorithm, element(0x03, &[0; 8])].concat())
-    }
-
-    #[test]
-    fn the_hash_is_that_of_the_signature() {
-        for (algorithm, bytes) in [
-            (RSA_MD5, Some(32)),
-            (RSA_SHA1, Some(32)),
-            (RSA_SHA256, Some(32)),
-            (ECDSA_SHA384, Some(48)),
-            (RSA_SHA512, Some(64)),
-            (ECDSA_SHA512, Some(64)),
-            (&[0x2b, 0x65, 0x70][..], None),
-        ] {
-            for body_bytes in [3, 200, 900] {
-                let hash = server_end_point(&certificate(algorithm, body_bytes));
-                assert_eq!(hash.map(|hash| hash.len()), bytes, "{algorithm:?}");
-            }
-        }
-        assert_eq!(server_end_point(&certificate(RSA_SHA256, 900)[..500]), None, "cut short");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = server_end_point(&bytes);
-        }
     }
 }

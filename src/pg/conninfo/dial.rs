@@ -9,10 +9,11 @@ use nix::unistd::{Uid, User};
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::search::Refusal;
-use super::{Address, Route, Stream, Target, TcpSettings};
+use super::socket::Socket;
+use super::{Address, Route, Target, TcpSettings};
 
 /// Connects to where the route leads.
-pub(super) async fn dial(target: &Target, route: &Route) -> Result<Box<dyn Stream>, Refusal> {
+pub(super) async fn dial(target: &Target, route: &Route) -> Result<Socket, Refusal> {
     match &route.address {
         Address::Socket(directory) => {
             let stream =
@@ -20,11 +21,11 @@ pub(super) async fn dial(target: &Target, route: &Route) -> Result<Box<dyn Strea
             if let Some(expected) = &target.require_peer {
                 check_peer(&stream, expected)?;
             }
-            Ok(Box::new(stream))
+            Ok(Socket::Unix(stream))
         }
         Address::Ip(ip) => {
             let socket = tcp_socket(SocketAddr::new(*ip, route.host.port), target.tcp);
-            Ok(Box::new(socket.await.map_err(Refusal::network)?))
+            Ok(Socket::Tcp(socket.await.map_err(Refusal::network)?))
         }
         // The search looks names up before it offers a route.
         Address::Name => Err(Refusal::last("the host name was not looked up")),
@@ -69,4 +70,38 @@ fn check_peer(stream: &UnixStream, expected: &str) -> Result<(), Refusal> {
     }
     let actual = name.unwrap_or_else(|| uid.to_string());
     Err(Refusal::last(format!("requirepeer specifies \"{expected}\", but actual peer user name is \"{actual}\"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_a_file_or_an_abstract_name() {
+        assert_eq!(socket_path("/tmp", 5433), PathBuf::from("/tmp/.s.PGSQL.5433"));
+        assert_eq!(socket_path("@pg", 1), PathBuf::from("\0pg/.s.PGSQL.1"));
+    }
+
+    #[tokio::test]
+    async fn tcp_options_reach_the_socket() -> io::Result<()> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let settings = TcpSettings {
+            keepalives: true,
+            idle: Some(7),
+            interval: Some(8),
+            count: Some(9),
+            user_timeout: Some(10_000),
+        };
+        let socket = tcp_socket(listener.local_addr()?, settings).await?;
+        assert!(socket.nodelay()? && getsockopt(&socket, sockopt::KeepAlive)?);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepIdle)?, 7);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepInterval)?, 8);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepCount)?, 9);
+        assert_eq!(getsockopt(&socket, sockopt::TcpUserTimeout)?, 10_000);
+        let socket = tcp_socket(listener.local_addr()?, TcpSettings { keepalives: false, ..settings }).await?;
+        assert!(!getsockopt(&socket, sockopt::KeepAlive)?);
+        Ok(())
+    }
 }

@@ -2,12 +2,13 @@
 //! file (PostgreSQL manual, 34.1 and 34.15 to 34.17), and the connections made from it.
 //!
 //! ```text
-//! DSN ─ parse ─┐
-//! service file ─┼─ Settings ─ resolve ─ Target ─ search ─┬─ session   a client of the client library
-//! PG* variables ┘                 │                      └─ wire      a byte stream before the startup message
-//!                             passfile
+//! DSN ── parse ──┐
+//! service file ──┼─ Settings ─ resolve ─ Target ─ search ─ dial ─┬─ session   a client of the client library
+//! PG* variables ─┘                │                              ├─ cancel    a session's statement
+//!                             passfile                           └─ wire      bytes before the startup message
 //! ```
 
+mod cancel;
 mod dial;
 pub mod environment;
 mod keys;
@@ -17,6 +18,7 @@ mod resolve;
 mod search;
 mod service;
 mod session;
+mod socket;
 mod wire;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use crate::error::Failure;
 use crate::pg::tls::TlsPolicy;
+pub use cancel::Canceller;
 pub use session::Session;
 pub use wire::{Stream, Wire};
 

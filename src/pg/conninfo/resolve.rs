@@ -242,6 +242,8 @@ fn invalid(name: &str, detail: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::environment::Fake;
     use super::*;
 
@@ -375,6 +377,22 @@ mod tests {
         assert_eq!(target.password(), Some("hush"));
         for text in [target.to_string(), format!("{target:?}"), format!("{target:#?}"), target.describe()] {
             assert!(!text.contains("hush"), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_lists_are_paired_or_refused(host in "[a,/]{0,6}", address in "[1:,.]{0,6}", port in "[0-9, ]{0,6}") {
+            let _ = target(&format!("host='{host}' hostaddr='{address}' port='{port}'"), &packaged());
+        }
+
+        #[test]
+        fn any_text_is_resolved_or_refused(dsn in ".*", passwords in ".*", services in ".*") {
+            let surroundings = packaged()
+                .with_file("/home/ann/.pgpass", &passwords)
+                .with_file("/home/ann/.pg_service.conf", &format!("[app]\n{services}"))
+                .with_variable("PGSERVICE", "app");
+            let _ = target(&dsn, &surroundings);
         }
     }
 }

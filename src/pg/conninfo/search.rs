@@ -72,28 +72,18 @@ impl Refusal {
                 made.connection_lost = false;
                 Next::Encryption
             }
+            // The library has no kind for this, only a text.
+            None if made.message.ends_with("password missing") => {
+                made = Error::client("", "no password supplied");
+                made.hint = Some("Give one in PGPASSWORD, the password file or the connection string.".to_owned());
+                Next::Nothing
+            }
             None => {
                 made.connection_lost = error.is_closed() || io_failed(error);
                 if made.connection_lost { Next::Address } else { Next::Nothing }
             }
         };
         Refusal::new(made, next)
-    }
-
-    /// Adds a hint, unless the server gave one.
-    pub(super) fn hint(mut self, hint: &str) -> Self {
-        self.error.hint.get_or_insert_with(|| hint.to_owned());
-        self
-    }
-
-    /// Whether the server itself refused.
-    pub(super) fn by_server(&self) -> bool {
-        self.error.sqlstate.is_some()
-    }
-
-    /// Whether there was no answer.
-    pub(super) fn by_network(&self) -> bool {
-        self.error.connection_lost
     }
 }
 

@@ -12,8 +12,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dial::dial;
 use super::search::{Refusal, Search};
+use super::socket::Socket;
 use super::wire::tls_name;
-use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Stream, Target};
+use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Target};
 use crate::pg::{Error, tls};
 
 /// A logged-in connection. Dropping it closes the connection at once, whatever is under way.
@@ -105,12 +106,21 @@ async fn log_in(target: &Target, mut config: Config, route: &Route) -> Result<Se
     match route.encryption {
         Encryption::Plain => launch(target, route, config.connect_raw(socket, NoTls).await),
         Encryption::TlsIfOffered | Encryption::Tls => {
-            let settings = tls::client_config(&target.tls).map_err(Refusal::last)?;
-            let mut maker = MakeRustlsConnect::new(settings);
-            let Ok(tls) = MakeTlsConnect::<Box<dyn Stream>>::make_tls_connect(&mut maker, &tls_name(route));
+            let tls = tls_of(target, route)?;
             launch(target, route, config.connect_raw(socket, tls).await)
         }
     }
+}
+
+/// A handshake of the client library.
+type Handshake = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+
+/// The handshake for one connection of the client library.
+pub(super) fn tls_of(target: &Target, route: &Route) -> Result<Handshake, Refusal> {
+    let settings = tls::client_config(&target.tls).map_err(Refusal::last)?;
+    let mut maker = MakeRustlsConnect::new(settings);
+    let Ok(handshake) = MakeTlsConnect::<Socket>::make_tls_connect(&mut maker, &tls_name(route));
+    Ok(handshake)
 }
 
 fn launch<S, T>(
@@ -122,18 +132,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, connection) = outcome.map_err(|error| refusal(route, &error))?;
+    let (client, connection) = outcome.map_err(|error| Refusal::startup(&error))?;
     check_attrs(target.session_attrs, &connection)?;
     let task = tokio::spawn(converse(connection));
     Ok(Session { client, route: route.clone(), task })
-}
-
-fn refusal(route: &Route, error: &tokio_postgres::Error) -> Refusal {
-    let refusal = Refusal::startup(error);
-    if route.host.password.is_some() || refusal.by_server() || refusal.by_network() {
-        return refusal;
-    }
-    refusal.hint("No password is known for this server: give one in PGPASSWORD, the password file or the DSN.")
 }
 
 /// The server tells both settings at login since version 14.

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::dial::dial;
 use super::search::{Refusal, Search};
+use super::socket::Socket;
 use super::{Address, Encryption, Route, Target};
 use crate::pg::{Error, tls};
 
@@ -56,38 +57,38 @@ impl Target {
 }
 
 async fn open_route(target: &Target, route: &Route) -> Result<Wire, Refusal> {
-    let mut stream = dial(target, route).await?;
+    let mut socket = dial(target, route).await?;
     match route.encryption {
-        Encryption::Plain => Ok(Wire { stream, tls_server_end_point: None }),
+        Encryption::Plain => Ok(Wire { stream: Box::new(socket), tls_server_end_point: None }),
         Encryption::Tls | Encryption::TlsIfOffered => {
-            if offers_tls(&mut stream).await? {
-                return encrypt(target, route, stream).await;
+            if offers_tls(&mut socket).await? {
+                return encrypt(target, route, socket).await;
             }
             if route.encryption == Encryption::Tls {
                 return Err(Refusal::last("server does not support TLS, but it was required"));
             }
-            Ok(Wire { stream, tls_server_end_point: None })
+            Ok(Wire { stream: Box::new(socket), tls_server_end_point: None })
         }
     }
 }
 
 /// Sends SSLRequest. Reads one byte only: whatever an intruder sent behind it ends up in the handshake and fails it.
-async fn offers_tls(stream: &mut Box<dyn Stream>) -> Result<bool, Refusal> {
+async fn offers_tls(socket: &mut Socket) -> Result<bool, Refusal> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
-    stream.write_all(&request).await.map_err(Refusal::network)?;
-    stream.flush().await.map_err(Refusal::network)?;
-    match stream.read_u8().await.map_err(Refusal::network)? {
+    socket.write_all(&request).await.map_err(Refusal::network)?;
+    socket.flush().await.map_err(Refusal::network)?;
+    match socket.read_u8().await.map_err(Refusal::network)? {
         b'S' => Ok(true),
         b'N' => Ok(false),
         other => Err(Refusal::last(format!("received invalid response to TLS negotiation: 0x{other:02x}"))),
     }
 }
 
-async fn encrypt(target: &Target, route: &Route, stream: Box<dyn Stream>) -> Result<Wire, Refusal> {
+async fn encrypt(target: &Target, route: &Route, socket: Socket) -> Result<Wire, Refusal> {
     let config = tls::client_config(&target.tls).map_err(Refusal::last)?;
     let name = ServerName::try_from(tls_name(route)).map_err(|error| Refusal::last(error.to_string()))?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, socket);
     let stream = connecting.await.map_err(|error| Refusal::handshake(&error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let tls_server_end_point = certificate.and_then(|certificate| tls::server_end_point(certificate));
