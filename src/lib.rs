@@ -13,6 +13,7 @@ pub mod stream;
 pub mod copy;
 pub mod drift;
 pub mod flush;
+pub mod follow;
 pub mod journal;
 mod retry;
 pub mod throttle;

@@ -1,0 +1,666 @@
+//! The task that owns the backlog.
+//!
+//! Nothing is acknowledged before it is durable (rule 9): every tick the position up to which all is journaled or
+//! flushed goes into the ledger beside the WAL position of the moment, and is told to the slot once that is on disk.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Command, Job, View, reader};
+use crate::error::Failure;
+use crate::flush::{self, Batch, Outcome};
+use crate::journal::{Backlog, Ledger, table};
+use crate::pg::{Conn, Error, Literal, Lsn, Role};
+use crate::retry::Retry;
+use crate::stream::{BARRIER_PREFIX, Event, Key};
+
+/// Keys of one flush.
+const BATCH_KEYS: usize = 1_000;
+/// How long changed keys gather before a flush, so that a hot row is written once.
+const LINGER: Duration = Duration::from_millis(40);
+/// Keys ready in one partition that are flushed without lingering.
+const EAGER_KEYS: usize = 400;
+/// Keys journaled in one write.
+const JOURNAL_KEYS: usize = 8_192;
+/// How long received keys may wait for the next write to the journal.
+const JOURNAL_AFTER: Duration = Duration::from_millis(100);
+/// Keys of a generation that may be kept in memory instead: below this, catching up turns live.
+const LIVE_KEYS: u64 = 4_000;
+/// Memory of the backlog beyond which keys go back to the journal table.
+const MEMORY_BYTES: usize = 12 << 20;
+/// How often the ledger and unsettled keys are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Flushes in a row in which a key may meet a neighbour that is still stale, each a tick apart.
+const CONFLICTS: u32 = 100;
+
+/// Where changed keys go.
+enum Mode {
+    /// To the journal table; nothing is flushed.
+    Journal,
+    /// To the youngest generation of the table, while `generation` is flushed.
+    Drain(Draining),
+    /// To the flushers.
+    Live,
+}
+
+/// A generation on its way to the flushers.
+struct Draining {
+    generation: u32,
+    exhausted: bool,
+    batches: HashMap<usize, Batch>,
+}
+
+struct Flusher {
+    batches: mpsc::Sender<Batch>,
+    busy: bool,
+}
+
+/// The task's state.
+pub(super) struct Applier {
+    job: Job,
+    view: Arc<View>,
+    conn: Conn,
+    mode: Mode,
+    catching_up: bool,
+    /// The generation that is written.
+    generation: u32,
+    /// Earlier generations, oldest first.
+    older: Vec<u32>,
+    /// Keys in the generation that is written.
+    written: u64,
+    /// Keys received and not journaled yet.
+    pending: HashMap<Key, u64>,
+    pending_since: Instant,
+    backlog: Backlog,
+    gathering_since: Option<Instant>,
+    flushers: Vec<Flusher>,
+    outcomes: mpsc::Receiver<Outcome>,
+    events: mpsc::Receiver<Vec<Event>>,
+    reader: tokio::task::JoinHandle<Result<(), Failure>>,
+    safe: watch::Sender<Lsn>,
+    ledger: Ledger,
+    /// The end of the last transaction received in full.
+    last_end: Lsn,
+    /// A 64-bit transaction id of the recent past.
+    near_xid: u64,
+    urgent: bool,
+    quiet: Option<Vec<oneshot::Sender<()>>>,
+    barriers: HashMap<String, Waiter>,
+    next_token: u64,
+    /// Settles whose barrier has come back: what was added before the mark must be retired.
+    settling: Vec<(u64, oneshot::Sender<()>)>,
+    watched: HashSet<Key>,
+    touched: HashSet<Key>,
+}
+
+enum Waiter {
+    Settle(oneshot::Sender<()>),
+    Drain(oneshot::Sender<Vec<Key>>),
+}
+
+impl Applier {
+    pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
+        let conn = job.connector.open(Role::Journal).await?;
+        conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+        let mut older = table::generations(&conn, &job.names).await?;
+        let generation = match older.last() {
+            Some(last) => *last,
+            None => {
+                conn.batch("create journal", &table::create_sql(&job.plan, &job.names, 1)).await?;
+                1
+            }
+        };
+        older.retain(|g| *g != generation);
+        let (sender, events) = mpsc::channel(32);
+        let (safe, heard) = watch::channel(Lsn::ZERO);
+        let source = reader::Source {
+            connector: job.connector.clone(),
+            plan: job.plan.clone(),
+            slot: job.slot.clone(),
+            publication: job.names.publication(),
+        };
+        let reader = tokio::spawn(reader::read(source, sender, heard, view.positions.clone()));
+        let (done, outcomes) = mpsc::channel(job.jobs * 2);
+        let flushers = (0..job.jobs)
+            .map(|_| {
+                let (batches, taken) = mpsc::channel(1);
+                let (connector, plan, names) = (job.connector.clone(), job.plan.clone(), job.names.clone());
+                tokio::spawn(flush::worker(connector, plan, names, job.columns.clone(), taken, done.clone()));
+                Flusher { batches, busy: false }
+            })
+            .collect::<Vec<_>>();
+        let partitions = flushers.len();
+        Ok(Applier {
+            job,
+            view,
+            conn,
+            mode: Mode::Journal,
+            catching_up: false,
+            generation,
+            older,
+            written: u64::MAX,
+            pending: HashMap::new(),
+            pending_since: Instant::now(),
+            backlog: Backlog::new(partitions),
+            gathering_since: None,
+            flushers,
+            outcomes,
+            events,
+            reader,
+            safe,
+            ledger: Ledger::new(),
+            last_end: Lsn::ZERO,
+            near_xid: 0,
+            urgent: false,
+            quiet: None,
+            barriers: HashMap::new(),
+            next_token: 0,
+            settling: Vec::new(),
+            watched: HashSet::new(),
+            touched: HashSet::new(),
+        })
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Failure> {
+        let outcome = self.serve(&mut commands).await;
+        self.reader.abort();
+        outcome
+    }
+
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), Failure> {
+        self.look_at_wal().await?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.advance().await?;
+            self.show();
+            let linger = self.linger();
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(Command::Stop) | None => return self.leave().await,
+                    Some(command) => self.obey(command).await?,
+                },
+                Some(outcome) = self.outcomes.recv() => self.settle(outcome)?,
+                _ = tick.tick() => self.tick().await?,
+                events = self.events.recv() => match events {
+                    Some(events) => self.take(events).await?,
+                    None => return Err(self.reader_failed().await),
+                },
+                () = tokio::time::sleep(linger) => {}
+            }
+        }
+    }
+
+    async fn reader_failed(&mut self) -> Failure {
+        match (&mut self.reader).await {
+            Ok(Err(failure)) => failure,
+            Ok(Ok(())) => Failure::failed("the change stream ended"),
+            Err(panic) => Failure::failed(format!("the task that reads the change stream died: {panic}")),
+        }
+    }
+
+    /// How long the loop may sleep before gathered keys must move on.
+    fn linger(&self) -> Duration {
+        match &self.mode {
+            Mode::Journal | Mode::Drain(_) if self.pending.is_empty() => TICK,
+            Mode::Journal | Mode::Drain(_) => JOURNAL_AFTER.saturating_sub(self.pending_since.elapsed()),
+            Mode::Live => match self.gathering_since {
+                Some(since) => LINGER.saturating_sub(since.elapsed()).max(Duration::from_millis(1)),
+                None => TICK,
+            },
+        }
+    }
+
+    fn show(&self) {
+        let in_table = if matches!(self.mode, Mode::Live) { 0 } else { self.written.min(u64::MAX - 1) };
+        let table = if self.written == u64::MAX { 0 } else { in_table };
+        let backlog = table + self.pending.len() as u64 + self.backlog.len() as u64;
+        self.view.backlog.store(backlog, Ordering::Relaxed);
+        self.view.live.store(matches!(self.mode, Mode::Live), Ordering::Release);
+    }
+
+    async fn obey(&mut self, command: Command) -> Result<(), Failure> {
+        match command {
+            Command::CatchUp => self.catching_up = true,
+            Command::Settle(reply) => self.emit_barrier(Waiter::Settle(reply)).await?,
+            Command::Urgent(on) => self.urgent = on,
+            Command::Quiesce(reply) => self.quiet.get_or_insert_default().push(reply),
+            Command::Drain(reply) => self.emit_barrier(Waiter::Drain(reply)).await?,
+            Command::GoOn => self.quiet = None,
+            Command::Watch(keys, reply) => {
+                self.watched = keys.into_iter().collect();
+                self.touched.clear();
+                // A caller that is gone needs no answer; so below.
+                let _ = reply.send(());
+            }
+            Command::Touched(reply) => {
+                let _ = reply.send(self.touched.clone());
+            }
+            Command::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// A transactional message: its commit forces the WAL to disk, so the server sends it at once.
+    async fn emit_barrier(&mut self, waiter: Waiter) -> Result<(), Failure> {
+        self.next_token += 1;
+        let token = format!("{}-{}", self.job.slot, self.next_token);
+        let sql = format!(
+            "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {}); COMMIT",
+            Literal(&token)
+        );
+        self.barriers.insert(token, waiter);
+        let mut retry = Retry::new();
+        while let Err(e) = self.conn.batch("emit barrier", &sql).await {
+            self.mend(e, &mut retry).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens the journal's connection again where it broke.
+    async fn mend(&mut self, error: Error, retry: &mut Retry) -> Result<(), Failure> {
+        retry.after(error).await?;
+        if !self.conn.is_closed() {
+            return Ok(self.conn.batch("roll back journal", "ROLLBACK").await?);
+        }
+        loop {
+            match self.job.connector.open(Role::Journal).await {
+                Ok(conn) => {
+                    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+                    self.conn = conn;
+                    // The cursor went with the connection: the generation is read again from its start.
+                    if let Mode::Drain(d) = &mut self.mode {
+                        d.exhausted = false;
+                        let generation = d.generation;
+                        table::open(&self.conn, &self.job.plan, &self.job.names, generation).await?;
+                    }
+                    return Ok(());
+                }
+                Err(e) => retry.after(e).await?,
+            }
+        }
+    }
+
+    async fn take(&mut self, events: Vec<Event>) -> Result<(), Failure> {
+        for event in events {
+            match event {
+                Event::Changes { xid, keys, commit_end, .. } => {
+                    let xid = flush::widen(xid, self.near_xid);
+                    self.near_xid = self.near_xid.max(xid);
+                    self.view.journaled.fetch_add(keys.len() as u64, Ordering::Relaxed);
+                    for key in keys {
+                        self.note(key, xid);
+                    }
+                    self.last_end = self.last_end.max(commit_end.unwrap_or(Lsn::ZERO));
+                }
+                Event::Truncated { .. } => self.truncate().await?,
+                Event::Barrier { token, .. } => self.barrier(&token).await?,
+                Event::Schema(_) => {}
+                Event::Empty { commit_end } => self.last_end = self.last_end.max(commit_end),
+            }
+        }
+        if self.pending.len() >= JOURNAL_KEYS {
+            self.write_journal().await?;
+        }
+        if matches!(self.mode, Mode::Live) && self.backlog.bytes() > MEMORY_BYTES {
+            self.back_to_table().await?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, key: Key, xid: u64) {
+        if self.watched.contains(&key) {
+            self.touched.insert(key.clone());
+        }
+        match self.mode {
+            Mode::Journal | Mode::Drain(_) => {
+                if self.pending.is_empty() {
+                    self.pending_since = Instant::now();
+                }
+                let known = self.pending.entry(key).or_insert(xid);
+                *known = (*known).max(xid);
+            }
+            Mode::Live => {
+                self.gathering_since.get_or_insert_with(Instant::now);
+                self.backlog.add(key, xid, self.last_end);
+            }
+        }
+    }
+
+    async fn barrier(&mut self, token: &str) -> Result<(), Failure> {
+        match self.barriers.remove(token) {
+            Some(Waiter::Settle(reply)) => self.settling.push((self.backlog.mark(), reply)),
+            Some(Waiter::Drain(reply)) => {
+                if !matches!(self.mode, Mode::Live) {
+                    return Err(Failure::failed("the journal table is not empty at the cut-over"));
+                }
+                let _ = reply.send(self.backlog.outstanding());
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Rule 8: TRUNCATE empties the shadow and ends the copy.
+    async fn truncate(&mut self) -> Result<(), Failure> {
+        let sql = format!(
+            "BEGIN; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
+            self.job.names.shadow(),
+            self.job.id
+        );
+        self.job.copy.over.store(true, Ordering::Release);
+        let mut retry = Retry::new();
+        while let Err(e) = self.conn.batch("empty shadow", &sql).await {
+            self.mend(e, &mut retry).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_journal(&mut self) -> Result<(), Failure> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut retry = Retry::new();
+        loop {
+            let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
+            match table::append(&self.conn, &self.job.names, self.generation, keys).await {
+                Ok(()) => break,
+                Err(e) => self.mend(e, &mut retry).await?,
+            }
+        }
+        self.written = self.written.saturating_add(self.pending.len() as u64);
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// The backlog outgrew its memory: what waits goes to a new generation, and flushing goes on from the table.
+    async fn back_to_table(&mut self) -> Result<(), Failure> {
+        self.mode = Mode::Journal;
+        self.gathering_since = None;
+        self.rotate().await?;
+        for (key, pending) in self.backlog.drain_waiting() {
+            let known = self.pending.entry(key).or_insert(pending.xid);
+            *known = (*known).max(pending.xid);
+        }
+        self.write_journal().await
+    }
+
+    /// Begins a new generation.
+    async fn rotate(&mut self) -> Result<(), Failure> {
+        self.write_journal().await?;
+        let next = self.generation + 1;
+        let sql = table::create_sql(&self.job.plan, &self.job.names, next);
+        let mut retry = Retry::new();
+        while let Err(e) = self.conn.batch("create journal", &sql).await {
+            self.mend(e, &mut retry).await?;
+        }
+        if !self.older.contains(&self.generation) && self.generation_exists() {
+            self.older.push(self.generation);
+        }
+        self.generation = next;
+        self.written = 0;
+        Ok(())
+    }
+
+    /// In live mode the last generation has been dropped.
+    fn generation_exists(&self) -> bool {
+        self.written > 0
+    }
+
+    /// Takes whatever step is due.
+    async fn advance(&mut self) -> Result<(), Failure> {
+        if !self.pending.is_empty() && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
+        {
+            self.write_journal().await?;
+        }
+        let idle = self.flushers.iter().all(|f| !f.busy);
+        if self.quiet.is_some() && idle && matches!(self.mode, Mode::Live) {
+            for reply in self.quiet.iter_mut().flatten().filter(|r| !r.is_closed()).collect::<Vec<_>>() {
+                let (taken, _) = oneshot::channel();
+                let _ = std::mem::replace(reply, taken).send(());
+            }
+        }
+        match &self.mode {
+            Mode::Journal if self.catching_up && idle => self.next_generation().await,
+            Mode::Journal => Ok(()),
+            Mode::Drain(_) => self.drain().await,
+            Mode::Live => self.dispatch(),
+        }
+    }
+
+    /// Opens the oldest generation, or turns live where the last one is small.
+    async fn next_generation(&mut self) -> Result<(), Failure> {
+        if self.older.is_empty() {
+            let small = self.written < LIVE_KEYS;
+            self.rotate().await?;
+            if small && self.older.is_empty() {
+                self.go_live().await?;
+                return Ok(());
+            }
+        }
+        let Some(generation) = self.older.first().copied() else { return self.go_live().await };
+        let mut retry = Retry::new();
+        while let Err(e) = table::open(&self.conn, &self.job.plan, &self.job.names, generation).await {
+            self.mend(e, &mut retry).await?;
+        }
+        self.mode = Mode::Drain(Draining { generation, exhausted: false, batches: HashMap::new() });
+        Ok(())
+    }
+
+    /// No older generation is left: the keys of the youngest come to memory, and it is dropped.
+    async fn go_live(&mut self) -> Result<(), Failure> {
+        self.write_journal().await?;
+        let mut retry = Retry::new();
+        let keys = loop {
+            match self.read_generation().await {
+                Ok(keys) => break keys,
+                Err(failure) => match failure.source {
+                    Some(e) => self.mend(*e, &mut retry).await?,
+                    None => return Err(failure),
+                },
+            }
+        };
+        // Not acknowledged beyond this point until they are flushed: their rows in the table go away.
+        let hold = self.ledger.safe();
+        for (key, xid) in keys {
+            self.backlog.add(key, xid, hold);
+        }
+        self.mode = Mode::Live;
+        self.gathering_since = (!self.backlog.is_empty()).then(Instant::now);
+        Ok(())
+    }
+
+    async fn read_generation(&mut self) -> Result<Vec<(Key, u64)>, Failure> {
+        table::open(&self.conn, &self.job.plan, &self.job.names, self.generation).await?;
+        let mut keys = Vec::new();
+        loop {
+            let more = table::fetch(&self.conn, 10_000).await?;
+            if more.is_empty() {
+                break;
+            }
+            keys.extend(more);
+        }
+        self.conn.batch("close journal", "CLOSE pgrecast_journal").await?;
+        Ok(keys)
+    }
+
+    /// Feeds idle flushers from the open generation; drops it when all of it is flushed.
+    async fn drain(&mut self) -> Result<(), Failure> {
+        if self.job.throttle.reason().is_some() {
+            return Ok(());
+        }
+        for partition in 0..self.flushers.len() {
+            let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
+            if self.flushers[partition].busy || d.exhausted {
+                continue;
+            }
+            let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
+            if keys.is_empty() {
+                d.exhausted = true;
+                continue;
+            }
+            let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
+            self.send(Batch { partition, keys, xids })?;
+        }
+        let Mode::Drain(d) = &self.mode else { return Ok(()) };
+        if d.exhausted && d.batches.is_empty() {
+            let generation = d.generation;
+            // What came back unsettled is in a younger generation before this one goes.
+            self.write_journal().await?;
+            table::close(&self.conn, &self.job.names, generation).await?;
+            self.older.retain(|g| *g != generation);
+            self.mode = Mode::Journal;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, batch: Batch) -> Result<(), Failure> {
+        let flusher = &mut self.flushers[batch.partition];
+        flusher.busy = true;
+        flusher.batches.try_send(batch).map_err(|_| Failure::failed("a flusher died"))
+    }
+
+    /// Hands ready keys to idle flushers once they have gathered for a moment.
+    fn dispatch(&mut self) -> Result<(), Failure> {
+        if self.quiet.is_some() || self.job.throttle.reason().is_some() {
+            return Ok(());
+        }
+        let due = self.urgent || self.gathering_since.is_some_and(|s| s.elapsed() >= LINGER);
+        let mut left = false;
+        for partition in 0..self.flushers.len() {
+            let ready = self.backlog.ready(partition);
+            if self.flushers[partition].busy || ready == 0 || !(due || ready >= EAGER_KEYS) {
+                left |= ready > 0;
+                continue;
+            }
+            let taken = self.backlog.take(partition, BATCH_KEYS);
+            left |= self.backlog.ready(partition) > 0;
+            let (keys, xids) = taken.into_iter().map(|(k, p)| (k, p.xid)).unzip();
+            self.send(Batch { partition, keys, xids })?;
+        }
+        if due {
+            self.gathering_since = left.then(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// A batch came back.
+    fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        self.flushers[outcome.partition].busy = false;
+        let settled = outcome.result?;
+        let unsettled = settled.unseen.len() + settled.conflicts.len();
+        self.view.flushed.fetch_add(outcome.size.saturating_sub(unsettled) as u64, Ordering::Relaxed);
+        let positions: Vec<usize> = settled.conflicts.iter().map(|(i, _)| *i).collect();
+        if let Mode::Drain(d) = &mut self.mode
+            && let Some(batch) = d.batches.remove(&outcome.partition)
+        {
+            for (i, (key, xid)) in batch.keys.into_iter().zip(batch.xids).enumerate() {
+                if settled.unseen.contains(&i) || positions.contains(&i) {
+                    let known = self.pending.entry(key).or_insert(xid);
+                    *known = (*known).max(xid);
+                }
+            }
+            return Ok(());
+        }
+        let worst = self.backlog.settle(outcome.partition, &settled.unseen, &positions);
+        if let Some((key, count)) = worst
+            && count >= CONFLICTS
+        {
+            let error = settled.conflicts.into_iter().next().map(|(_, e)| e);
+            return Err(self.conflict(&key, error));
+        }
+        self.answer_settled();
+        Ok(())
+    }
+
+    fn conflict(&self, key: &Key, error: Option<Error>) -> Failure {
+        let words = error.as_ref().map_or("a unique constraint", |e| e.message.as_str());
+        let other = error.as_ref().and_then(|e| e.detail.clone()).unwrap_or_default();
+        let failure = Failure::failed(format!(
+            "row {} of {} meets another row: {words}",
+            flush::blame::name(&self.job.plan, key),
+            self.job.plan.source.name.plain()
+        ))
+        .detail(format!("{other} All other changes up to now have been flushed, so the two rows do not fit the new shape together."))
+        .hint("Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.");
+        match error {
+            Some(e) => failure.caused_by(&e),
+            None => failure,
+        }
+    }
+
+    fn answer_settled(&mut self) {
+        if self.settling.is_empty() || !matches!(self.mode, Mode::Live) {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.settling);
+        for (mark, reply) in waiting {
+            if self.backlog.retired_before(mark) {
+                let _ = reply.send(());
+            } else {
+                self.settling.push((mark, reply));
+            }
+        }
+    }
+
+    async fn tick(&mut self) -> Result<(), Failure> {
+        self.backlog.wake();
+        if !self.backlog.is_empty() {
+            self.gathering_since.get_or_insert_with(Instant::now);
+        }
+        self.answer_settled();
+        self.look_at_wal().await
+    }
+
+    /// What of the stream is journaled or flushed, as far as this task knows.
+    fn done_up_to(&self) -> Lsn {
+        match self.mode {
+            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => Lsn::ZERO,
+            Mode::Journal | Mode::Drain(_) | Mode::Live => {
+                self.backlog.hold().unwrap_or(self.last_end).min(self.last_end)
+            }
+        }
+    }
+
+    async fn look_at_wal(&mut self) -> Result<(), Failure> {
+        const SQL: &str = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
+                           pg_snapshot_xmax(pg_current_snapshot())::text";
+        let done = self.done_up_to();
+        let mut retry = Retry::new();
+        let rows = loop {
+            match self.conn.simple("look at WAL", SQL).await {
+                Ok(rows) => break rows,
+                Err(e) => self.mend(e, &mut retry).await?,
+            }
+        };
+        let row = rows.into_iter().next().unwrap_or_default();
+        let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
+        let lsn = |i: usize| text(i).parse::<Lsn>().map_err(|e| Failure::failed(e.to_string()));
+        self.near_xid = self.near_xid.max(text(2).parse().unwrap_or(0));
+        self.ledger.committed(done, lsn(0)?);
+        self.ledger.flushed(lsn(1)?);
+        let safe = self.ledger.safe();
+        self.safe.send_if_modified(|known| {
+            let news = safe > *known;
+            if news {
+                *known = safe;
+            }
+            news
+        });
+        Ok(())
+    }
+
+    /// Makes what was received durable. The flushers' last batches are left to themselves: what they were to write
+    /// stays unacknowledged.
+    async fn leave(&mut self) -> Result<(), Failure> {
+        self.write_journal().await?;
+        self.look_at_wal().await
+    }
+}

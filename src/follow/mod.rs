@@ -1,0 +1,187 @@
+//! Follows every concurrent change: from the stream to the journal, from the journal to the flushers.
+//!
+//! One task owns the backlog and decides; a reader task receives; flusher tasks write. The task is in one of three
+//! modes: it journals (during copy and index builds nothing may be flushed, rule 4), it drains the journal table while
+//! new keys go to a younger generation of it, or it is live and keys stay in memory. It goes from one to the next by
+//! itself once it is told to catch up, and back to draining when the backlog outgrows its memory.
+
+mod applier;
+mod reader;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use reader::{Positions, connect, slot_options};
+
+use crate::copy;
+use crate::error::Failure;
+use crate::pg::Connector;
+use crate::plan::types::{Names, Plan};
+use crate::stream::Key;
+use crate::throttle::Throttle;
+
+/// What following needs.
+pub struct Job {
+    /// Connections.
+    pub connector: Connector,
+    /// The migration.
+    pub id: i32,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// Its names.
+    pub names: Names,
+    /// The source's columns, as every transaction must find them.
+    pub columns: String,
+    /// Its slot.
+    pub slot: String,
+    /// Flushers.
+    pub jobs: usize,
+    /// Told when a TRUNCATE ends the copy.
+    pub copy: Arc<copy::Progress>,
+    /// What holds the flushers back.
+    pub throttle: Throttle,
+}
+
+/// What is to be seen of it from outside.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Keys that wait: in memory, and in the journal table as far as counted.
+    pub backlog: AtomicU64,
+    /// Keys that the stream brought, the same key counted each time.
+    pub journaled: AtomicU64,
+    /// Keys flushed.
+    pub flushed: AtomicU64,
+    /// Keys go from the stream to the flushers without touching the journal table.
+    pub live: AtomicBool,
+    /// Where the stream is.
+    pub positions: Arc<Positions>,
+}
+
+/// What the task is asked.
+enum Command {
+    CatchUp,
+    Settle(oneshot::Sender<()>),
+    Urgent(bool),
+    Quiesce(oneshot::Sender<()>),
+    Drain(oneshot::Sender<Vec<Key>>),
+    GoOn,
+    Watch(Vec<Key>, oneshot::Sender<()>),
+    Touched(oneshot::Sender<HashSet<Key>>),
+    Stop,
+}
+
+/// The handle of a running follower.
+pub struct Follower {
+    commands: mpsc::Sender<Command>,
+    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<Result<(), Failure>>>>,
+    view: Arc<View>,
+}
+
+impl Follower {
+    /// Starts to follow.
+    pub async fn start(job: Job) -> Result<Follower, Failure> {
+        let view = Arc::new(View::default());
+        let (commands, asked) = mpsc::channel(64);
+        let applier = applier::Applier::new(job, view.clone()).await?;
+        let task = tokio::spawn(applier.run(asked));
+        Ok(Follower { commands, task: tokio::sync::Mutex::new(Some(task)), view })
+    }
+
+    /// What it is at.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Waits until following has failed; never returns while it goes on.
+    pub async fn failed(&self) -> Failure {
+        self.commands.closed().await;
+        self.verdict().await
+    }
+
+    /// Why the task ended.
+    async fn verdict(&self) -> Failure {
+        let ended = match self.task.lock().await.take() {
+            Some(task) => task.await,
+            None => Ok(Ok(())),
+        };
+        match ended {
+            Ok(Err(failure)) => failure,
+            Ok(Ok(())) => Failure::failed("the change stream is not followed any more"),
+            Err(panic) => Failure::failed(format!("the task that follows the change stream died: {panic}")),
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let (sender, answer) = oneshot::channel();
+        if self.commands.send(command(sender)).await.is_err() {
+            return Err(self.verdict().await);
+        }
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.verdict().await),
+        }
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), Failure> {
+        match self.commands.send(command).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.verdict().await),
+        }
+    }
+
+    /// The copy is complete and the shadow has its key: flush from now on.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        self.tell(Command::CatchUp).await
+    }
+
+    /// Returns once everything committed before the call has been received and flushed.
+    pub async fn settle(&self) -> Result<(), Failure> {
+        self.ask(Command::Settle).await
+    }
+
+    /// Flushes at once what would otherwise be gathered for a moment.
+    pub async fn urgent(&self, on: bool) -> Result<(), Failure> {
+        self.tell(Command::Urgent(on)).await
+    }
+
+    /// Returns once no flusher is at work; none will be until [`Follower::go_on`]. The stream is received all the same.
+    pub async fn quiesce(&self) -> Result<(), Failure> {
+        self.ask(Command::Quiesce).await
+    }
+
+    /// The keys still to be flushed after everything committed before the call has been received; they stay.
+    pub async fn drain(&self) -> Result<Vec<Key>, Failure> {
+        self.ask(Command::Drain).await
+    }
+
+    /// Lets the flushers work again.
+    pub async fn go_on(&self) -> Result<(), Failure> {
+        self.tell(Command::GoOn).await
+    }
+
+    /// Remembers from now on which of these keys the stream brings.
+    pub async fn watch(&self, keys: Vec<Key>) -> Result<(), Failure> {
+        self.ask(|reply| Command::Watch(keys, reply)).await
+    }
+
+    /// Watched keys that the stream has brought.
+    pub async fn touched(&self) -> Result<HashSet<Key>, Failure> {
+        self.ask(Command::Touched).await
+    }
+
+    /// Stops: what is received is made durable and acknowledged first.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        // A task that has ended already says why below.
+        let _ = self.commands.send(Command::Stop).await;
+        match self.task.lock().await.take() {
+            Some(task) => match task.await {
+                Ok(ended) => ended,
+                Err(panic) => Err(Failure::failed(format!("the task that follows the change stream died: {panic}"))),
+            },
+            None => Ok(()),
+        }
+    }
+}

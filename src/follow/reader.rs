@@ -1,0 +1,205 @@
+//! Reads the change stream, and answers the server.
+//!
+//! The loop's priorities are the order of its `select!`: hand over what is decoded, tell the server what is safe, read
+//! more. It never stops answering, however slow its consumer is (PostgreSQL manual, 55.4, "Standby status update").
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::error::Failure;
+use crate::pg::replication::{Frame, Login, Replication, SlotOptions, Stream};
+use crate::pg::{Connector, Error, Lsn};
+use crate::plan::types::Plan;
+use crate::retry::Retry;
+use crate::stream::{Assembler, Event, KeyReader, decode};
+
+/// The most keys of one part of a transaction.
+const PART_KEYS: usize = 2_048;
+
+/// Events held before reading pauses.
+const HELD_EVENTS: usize = 512;
+
+/// How often the server hears from us at least.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// What the reader needs.
+pub struct Source {
+    /// Connections; pinned to the server that the first session reached.
+    pub connector: Connector,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+}
+
+/// Positions for whoever shows or checks them.
+#[derive(Debug, Default)]
+pub struct Positions {
+    /// The stream has been received up to here.
+    pub received: AtomicU64,
+}
+
+/// Opens a replication connection.
+pub async fn connect(connector: &Connector) -> Result<Replication, Error> {
+    let target = connector.target();
+    let wire = target.open().await?;
+    let own = connector.replication_options();
+    let login = Login {
+        user: target.user().to_owned(),
+        password: target.password().map(str::to_owned),
+        dbname: target.dbname().to_owned(),
+        application_name: "pgrecast stream".to_owned(),
+        options: format!("{} {own}", target.options()).trim().to_owned(),
+        tls_server_end_point: wire.tls_server_end_point,
+    };
+    Replication::login(wire.stream, login).await
+}
+
+/// Options of a plain, durable slot.
+pub fn slot_options() -> SlotOptions {
+    SlotOptions { temporary: false, failover: false }
+}
+
+/// Reads until the consumer is gone. Connections that break are opened again.
+///
+/// # Errors
+/// What another connection would not mend: the slot is gone, the publication does not show the key.
+pub async fn read(
+    source: Source,
+    events: mpsc::Sender<Vec<Event>>,
+    safe: watch::Receiver<Lsn>,
+    positions: Arc<Positions>,
+) -> Result<(), Failure> {
+    let mut retry = Retry::new();
+    loop {
+        let from = *safe.borrow();
+        let started = match start(&source, from).await {
+            Ok(stream) => pump(&source, stream, &events, safe.clone(), &positions, &mut retry).await,
+            Err(e) => Err(Broken::Server(e)),
+        };
+        match started {
+            Ok(()) => return Ok(()),
+            Err(Broken::Server(e)) if is_slot_gone(&e) => return Err(slot_gone(&source, &e)),
+            Err(Broken::Server(e)) => retry.after(e).await?,
+            Err(Broken::Stream(failure)) => return Err(failure),
+        }
+    }
+}
+
+enum Broken {
+    Server(Error),
+    Stream(Failure),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Broken::Server(error)
+    }
+}
+
+fn is_slot_gone(error: &Error) -> bool {
+    use tokio_postgres::error::SqlState;
+    // 55000 is what an invalidated slot answers.
+    error.is(&SqlState::UNDEFINED_OBJECT) || error.is(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
+}
+
+fn slot_gone(source: &Source, error: &Error) -> Failure {
+    Failure::failed(format!("replication slot {} cannot be read any more: {}", source.slot, error.message))
+        .detail("Changes may have been missed, so this migration cannot go on.")
+        .hint("Run pgrecast abort and start again; max_slot_wal_keep_size may be too small for the copy.")
+        .caused_by(error)
+}
+
+async fn start(source: &Source, from: Lsn) -> Result<Stream, Error> {
+    let replication = connect(&source.connector).await?;
+    let publications = format!("\"{}\"", source.publication.replace('"', "\"\""));
+    replication
+        .start(
+            &source.slot,
+            from,
+            &[("proto_version", "1"), ("publication_names", &publications), ("messages", "true")],
+        )
+        .await
+}
+
+async fn pump(
+    source: &Source,
+    mut stream: Stream,
+    events: &mpsc::Sender<Vec<Event>>,
+    mut safe: watch::Receiver<Lsn>,
+    positions: &Positions,
+    retry: &mut Retry,
+) -> Result<(), Broken> {
+    let reader = KeyReader::new(source.plan.source.oid, source.plan.key_names());
+    let mut intake = Intake { assembler: Assembler::new(reader, PART_KEYS), held: Vec::new(), received: Lsn::ZERO };
+    let mut status = tokio::time::interval(STATUS_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            permit = events.reserve(), if !intake.held.is_empty() => match permit {
+                Ok(permit) => permit.send(std::mem::take(&mut intake.held)),
+                Err(_) => return Ok(stream.stop().await?),
+            },
+            () = events.closed() => return Ok(stream.stop().await?),
+            _ = status.tick() => report(&mut stream, &intake, &mut safe).await?,
+            Ok(()) = safe.changed() => report(&mut stream, &intake, &mut safe).await?,
+            frame = stream.next(), if intake.held.len() < HELD_EVENTS => {
+                let mut reply = intake.take(frame?)?;
+                while intake.held.len() < HELD_EVENTS {
+                    let Some(frame) = stream.try_next_buffered()? else { break };
+                    reply |= intake.take(frame)?;
+                }
+                positions.received.store(intake.received.0, Ordering::Relaxed);
+                retry.reset();
+                if reply {
+                    report(&mut stream, &intake, &mut safe).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn report(stream: &mut Stream, intake: &Intake, safe: &mut watch::Receiver<Lsn>) -> Result<(), Error> {
+    let flushed = *safe.borrow_and_update();
+    stream.status(intake.received.max(flushed), flushed).await
+}
+
+/// Frames become events.
+struct Intake {
+    assembler: Assembler,
+    held: Vec<Event>,
+    received: Lsn,
+}
+
+impl Intake {
+    /// Takes a frame; says whether the server wants an answer.
+    fn take(&mut self, frame: Frame) -> Result<bool, Broken> {
+        match frame {
+            Frame::XLogData { end, data, .. } => {
+                let broken = |why: String| Broken::Stream(unreadable(&why));
+                let message = decode(data).map_err(|e| broken(e.to_string()))?;
+                self.assembler.feed(&message, &mut self.held).map_err(|e| broken(e.to_string()))?;
+                self.received = self.received.max(end);
+                Ok(false)
+            }
+            Frame::Keepalive { end, reply_requested } => {
+                self.received = self.received.max(end);
+                if !self.assembler.in_transaction() {
+                    // Everything that was committed before this position has been sent.
+                    self.held.push(Event::Empty { commit_end: end });
+                }
+                Ok(reply_requested)
+            }
+        }
+    }
+}
+
+fn unreadable(why: &str) -> Failure {
+    Failure::failed(format!("the change stream cannot be followed: {why}"))
+        .hint("The table's key, its replica identity or the publication may have been changed: run pgrecast abort and start again.")
+}
