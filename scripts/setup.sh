@@ -32,11 +32,16 @@ install_libclang() {
 
 # pg_query's build would write its parser's bindings anew if it found protoc, and fail; so it must not find one.
 hide_protoc() {
-    local protoc hidden=$1
+    local protoc before hidden=$1
     while protoc=$(command -v protoc); do
+        before=$PATH
         mkdir -p "$hidden"
         find "$(dirname "$protoc")" -mindepth 1 -maxdepth 1 ! -name protoc -exec ln -sft "$hidden" {} +
         PATH=$(printf ':%s:' "$PATH" | sed "s|:$(dirname "$protoc"):|:$hidden:|g; s|^:||; s|:\$||")
+        if [ "$PATH" = "$before" ]; then
+            echo "take $protoc out of PATH: the build must not find it" >&2
+            return 1
+        fi
     done
 }
 
