@@ -109,7 +109,7 @@ fn the_program_runs_and_its_lines_can_be_awaited() {
     let mut command = Command::new("sh");
     command.args([
         "-c",
-        r#"echo plain; echo '{"phase":"copy"}'; echo '{"phase":"ready"}'; echo oops >&2; exec sleep 300"#,
+        r#"echo oops >&2; echo plain; echo '{"phase":"copy"}'; echo '{"phase":"ready"}'; exec sleep 300"#,
     ]);
     let running = Running::start(command);
     let event = running.wait_for_event("ready", SOON, |event| event["phase"] == "ready");
