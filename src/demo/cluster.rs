@@ -51,23 +51,13 @@ impl Cluster {
         let password_file = folder.path.join("password");
         write_owned(&password_file, &password, owner)?;
         let cluster = Cluster { folder, bin: bin.to_owned(), owner, password };
-        let output = cluster
-            .command("initdb")
-            .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"])
-            .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
-            .arg("--pwfile")
-            .arg(&password_file)
-            .arg("--pgdata")
-            .arg(cluster.data_dir())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| cannot("run", &bin.join("initdb"), &e))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::failed(format!("initdb ended with {}", output.status))
-                .detail(said.trim())
-                .hint("The user that runs the server must be able to read and execute its programs."));
-        }
+        let mut initdb = cluster.command("initdb");
+        initdb.args(["--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
+        initdb.arg("--pwfile").arg(&password_file).arg("--pgdata").arg(cluster.data_dir());
+        run(&mut initdb).map_err(|failure| {
+            failure.hint("The user that runs the server must be able to read and execute its programs.")
+        })?;
         Ok(cluster)
     }
 
@@ -77,6 +67,10 @@ impl Cluster {
         let folder = Folder::create(owner)?;
         copy(&saved.join("data"), &folder.path)?;
         copy(&saved.join("password"), &folder.path)?;
+        // They may have been saved for another user, or restored from a cache that forgets owners.
+        if let Some(Owner { uid, gid }) = owner {
+            run(Command::new("chown").arg("-R").arg(format!("{uid}:{gid}")).arg(&folder.path))?;
+        }
         let password_file = folder.path.join("password");
         let password =
             std::fs::read_to_string(&password_file).map_err(|e| cannot("read", &password_file, &e))?.trim().to_owned();
@@ -189,15 +183,20 @@ fn write_owned(path: &Path, text: &str, owner: Option<Owner>) -> Result<(), Fail
     own(path, owner)
 }
 
-/// Copies a file or a whole directory into `to`, owners and modes included.
+/// Copies a file or a whole directory into `to`, modes included.
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
-    let output =
-        Command::new("cp").arg("-Rp").arg(from).arg(to).output().map_err(|e| cannot("run", Path::new("cp"), &e))?;
+    run(Command::new("cp").arg("-Rp").arg(from).arg(to))
+}
+
+/// Runs a program that says nothing unless it fails.
+fn run(command: &mut Command) -> Result<(), Failure> {
+    let program = PathBuf::from(command.get_program());
+    let output = command.stdin(Stdio::null()).output().map_err(|e| cannot("run", &program, &e))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Failure::failed(format!("cannot copy {} to {}", from.display(), to.display()))
-        .detail(String::from_utf8_lossy(&output.stderr).trim()))
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::failed(format!("{} ended with {}", program.display(), output.status)).detail(said.trim()))
 }
 
 pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
