@@ -1,14 +1,32 @@
 //! pgrecast changes the shape of a live PostgreSQL table while the application keeps reading and writing it.
+//!
+//! The rooms, in the order data takes through them:
+//!
+//! ```text
+//!  cli → spec → plan ← preflight          what was asked, what is there, what will be done
+//!                 │
+//!              prepare                     shadow, publication, slot, settle
+//!                 │
+//!   source ──── copy ───────→ shadow       block ranges, physical order, no index
+//!      │                        ↑
+//!   stream → follow → journal → flush      changed keys; rows are read again from the source
+//!                 │
+//!              index, verify, cutover      build, compare, swap
+//!                 │
+//!               finish                     remove all that is ours
+//! ```
+//!
+//! `state` keeps what survives a kill; `report` says everything that is said; `pg` is the conversation with the server.
 
 pub mod cli;
 pub mod error;
+pub mod report;
+
 pub mod pg;
 pub mod plan;
 pub mod preflight;
-pub mod report;
 pub mod spec;
 pub mod state;
-pub mod stream;
 
 pub mod copy;
 pub mod drift;
@@ -16,4 +34,7 @@ pub mod flush;
 pub mod follow;
 pub mod journal;
 mod retry;
+pub mod stream;
 pub mod throttle;
+
+pub mod demo;

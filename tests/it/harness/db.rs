@@ -1,0 +1,124 @@
+//! A database for one test, and sessions in it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pgrecast::demo::Server;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use super::RUNTIME;
+
+/// A fresh database, and a session of the superuser in it. It goes with its server.
+pub struct Db {
+    name: String,
+    dsn: String,
+    session: Session,
+}
+
+impl Db {
+    /// A database in the shared server.
+    pub fn new() -> Db {
+        Db::on(super::server())
+    }
+
+    /// A database in this server.
+    pub fn on(server: &Server) -> Db {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        Session::connect(&server.dsn()).sql(&format!("CREATE DATABASE {name}"));
+        let dsn = server.dsn_of(&name);
+        let session = Session::connect(&dsn);
+        Db { name, dsn, session }
+    }
+
+    /// The database's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How the superuser reaches it.
+    pub fn dsn(&self) -> &str {
+        &self.dsn
+    }
+
+    /// Another session of the superuser.
+    pub fn connect(&self) -> Session {
+        Session::connect(&self.dsn)
+    }
+
+    /// Runs statements that must succeed.
+    pub fn sql(&self, text: &str) {
+        self.session.sql(text);
+    }
+
+    /// The only column of the only row, as text; the empty string for NULL.
+    pub fn query_one_text(&self, text: &str) -> String {
+        self.session.query_one_text(text)
+    }
+
+    /// All rows, every value as text.
+    pub fn rows(&self, text: &str) -> Vec<Vec<Option<String>>> {
+        self.session.rows(text)
+    }
+}
+
+/// One connection, used from a plain thread.
+pub struct Session {
+    client: Client,
+}
+
+impl Session {
+    /// Connects, or panics.
+    pub fn connect(dsn: &str) -> Session {
+        Session::try_connect(dsn).unwrap_or_else(|e| panic!("no connection: {e}"))
+    }
+
+    /// Connects.
+    pub fn try_connect(dsn: &str) -> Result<Session, Box<pgrecast::pg::Error>> {
+        RUNTIME
+            .block_on(connect(dsn))
+            .map(|client| Session { client })
+            .map_err(|e| Box::new(pgrecast::pg::Error::from_client("connect", &e)))
+    }
+
+    /// Runs statements that must succeed.
+    pub fn sql(&self, text: &str) {
+        self.try_sql(text).unwrap_or_else(|e| panic!("{e}\nin {text}"));
+    }
+
+    /// Runs statements that may fail.
+    pub fn try_sql(&self, text: &str) -> Result<(), Box<pgrecast::pg::Error>> {
+        let ran = RUNTIME.block_on(self.client.batch_execute(text));
+        ran.map_err(|e| Box::new(pgrecast::pg::Error::from_client("test", &e)))
+    }
+
+    /// The only column of the only row, as text; the empty string for NULL.
+    pub fn query_one_text(&self, text: &str) -> String {
+        let mut rows = self.rows(text);
+        assert!(rows.len() == 1 && rows[0].len() == 1, "expected one value from {text}, got {rows:?}");
+        rows[0][0].take().unwrap_or_default()
+    }
+
+    /// All rows, every value as text.
+    pub fn rows(&self, text: &str) -> Vec<Vec<Option<String>>> {
+        let answer = RUNTIME.block_on(self.client.simple_query(text));
+        let answer = answer.unwrap_or_else(|e| panic!("{}\nin {text}", pgrecast::pg::Error::from_client("test", &e)));
+        text_rows(&answer)
+    }
+}
+
+/// The rows of an answer in the simple protocol.
+pub fn text_rows(answer: &[SimpleQueryMessage]) -> Vec<Vec<Option<String>>> {
+    let row = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+        _ => None,
+    };
+    answer.iter().filter_map(row).collect()
+}
+
+/// A client whose connection is driven until it is dropped.
+pub async fn connect(dsn: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
+    // Its end, good or bad, shows in the client's next call.
+    RUNTIME.spawn(connection);
+    Ok(client)
+}

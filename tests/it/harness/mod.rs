@@ -1,0 +1,23 @@
+//! What a test stands on: servers, databases, the program, the load, and what may be said about them afterwards.
+
+mod db;
+mod dump;
+mod leftovers;
+pub mod load;
+mod program;
+mod servers;
+mod wait;
+
+pub use db::{Db, Session};
+pub use dump::dump;
+pub use leftovers::{assert_nothing_left, leftovers};
+pub use program::{Running, pgrecast, spawn};
+pub use servers::{own_server, server, test_bin};
+pub use wait::wait_for;
+
+use std::sync::LazyLock;
+
+use tokio::runtime::Runtime;
+
+/// Drives the connections of this process, so that tests can be written as plain sequences.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime for the tests"));
