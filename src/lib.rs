@@ -19,6 +19,7 @@
 //! `state` keeps what survives a kill; `report` says everything that is said; `pg` is the conversation with the server.
 
 pub mod cli;
+pub mod commands;
 pub mod error;
 pub mod report;
 
@@ -28,13 +29,21 @@ pub mod preflight;
 pub mod spec;
 pub mod state;
 
+pub mod context;
 pub mod copy;
+pub mod cutover;
 pub mod drift;
 pub mod flush;
+pub mod finish;
 pub mod follow;
+pub mod index;
 pub mod journal;
+pub mod monitor;
+pub mod prepare;
 mod retry;
+pub mod run;
 pub mod stream;
 pub mod throttle;
+pub mod verify;
 
 pub mod demo;

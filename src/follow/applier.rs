@@ -335,7 +335,10 @@ impl Applier {
 
     async fn barrier(&mut self, token: &str) -> Result<(), Failure> {
         match self.barriers.remove(token) {
-            Some(Waiter::Settle(reply)) => self.settling.push((self.backlog.mark(), reply)),
+            Some(Waiter::Settle(reply)) => {
+                self.settling.push((self.backlog.mark(), reply));
+                self.answer_settled();
+            }
             Some(Waiter::Drain(reply)) => {
                 if !matches!(self.mode, Mode::Live) {
                     return Err(Failure::failed("the journal table is not empty at the cut-over"));

@@ -151,11 +151,18 @@ pub fn comments(shape: &Shape, table: &str) -> Vec<String> {
     steps
 }
 
-/// The statements that build one index, and the constraint it serves, on `table` under the name `index`.
-///
-/// An exclusion constraint builds its index itself; primary keys and unique constraints take over an index that was
-/// built beforehand (ALTER TABLE … ADD CONSTRAINT … USING INDEX).
-pub fn build_index(shape_index: &Index, table: &str, index: &QualifiedName) -> Vec<String> {
+/// The statement that builds an index on `table` under the name `index`, as far as it needs no stronger lock than
+/// SHARE, so that several can be built side by side. An exclusion constraint builds its index itself, later.
+pub fn build_index(shape_index: &Index, table: &str, index: &str) -> Option<String> {
+    match &shape_index.constraint {
+        Some(Constraint { kind: ConstraintKind::Exclusion, .. }) => None,
+        Some(_) | None => Some(create_index(shape_index, table, index)),
+    }
+}
+
+/// The statements that make a built index what it is: its constraint (ALTER TABLE … ADD CONSTRAINT … USING INDEX),
+/// statistics targets, comments, the CLUSTER mark.
+pub fn attach_index(shape_index: &Index, table: &str, index: &QualifiedName) -> Vec<String> {
     let name = Ident(&index.name);
     let mut steps = Vec::new();
     match &shape_index.constraint {
@@ -163,7 +170,6 @@ pub fn build_index(shape_index: &Index, table: &str, index: &QualifiedName) -> V
             steps.push(format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition}"));
         }
         Some(constraint) => {
-            steps.push(create_index(shape_index, table, &index.name));
             let kind = if constraint.kind == ConstraintKind::Primary { "PRIMARY KEY" } else { "UNIQUE" };
             let mut sql = format!("ALTER TABLE {table} ADD CONSTRAINT {name} {kind} USING INDEX {name}");
             if constraint.deferrable {
@@ -174,7 +180,7 @@ pub fn build_index(shape_index: &Index, table: &str, index: &QualifiedName) -> V
             }
             steps.push(sql);
         }
-        None => steps.push(create_index(shape_index, table, &index.name)),
+        None => {}
     }
     for (position, target) in &shape_index.statistics {
         steps.push(format!("ALTER INDEX {index} ALTER COLUMN {position} SET STATISTICS {target}"));

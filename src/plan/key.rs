@@ -1,6 +1,6 @@
 //! Which key tells the source's rows apart, and whether the target can arbitrate an upsert by it. Pure.
 
-use super::shape::{Index, Shape};
+use super::shape::{Column, Index, Shape};
 use super::types::{IdentityChange, Key, KeyColumn, TargetColumn, Value};
 use crate::error::Failure;
 use crate::pg::sql::{Ident, ident_list};
@@ -129,10 +129,25 @@ fn key_over(
             target: kept.name.clone(),
             target_equal: target_equal.clone(),
             expression,
+            canonical: is_canonical(typed),
         });
     }
     let needs_helper_index = arbiter(target, &key).is_none();
     Ok(Key { columns: key, needs_helper_index })
+}
+
+/// Types whose equal values have equal texts. Text counts where its collation is the database's, which is always a
+/// deterministic one, or bytewise.
+fn is_canonical(column: &Column) -> bool {
+    let base = column.base_type_sql.as_str();
+    match base {
+        "smallint" | "integer" | "bigint" | "oid" | "uuid" | "bytea" | "date" | "boolean" => true,
+        "timestamp without time zone" | "timestamp with time zone" | "time without time zone" => true,
+        "text" | "character varying" => {
+            column.collation.as_deref().is_none_or(|c| c == "pg_catalog.\"C\"" || c == "pg_catalog.\"POSIX\"")
+        }
+        _ => false,
+    }
 }
 
 /// The target's own unique index over exactly the key's columns that ON CONFLICT can use.

@@ -80,7 +80,8 @@ impl Model<'_> {
         sql.extend(ddl::comments(self.source, &table));
         for index in &self.source.indexes {
             sql.push(ddl::index_tablespace(index));
-            sql.extend(ddl::build_index(index, &table, &QualifiedName::new("pg_temp", &index.name)));
+            sql.extend(ddl::build_index(index, &table, &index.name));
+            sql.extend(ddl::attach_index(index, &table, &QualifiedName::new("pg_temp", &index.name)));
         }
         sql.push("SET LOCAL default_tablespace = ''".to_owned());
         let own_path = self.own_path().await?;

@@ -85,7 +85,7 @@ SELECT coalesce(json_agg(json_build_object(
         WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' WHEN 'x' THEN 'EXTENDED' END END,
     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
     'statistics', nullif(a.attstattarget::int, -1),
-    'options', (SELECT coalesce(json_agg(o), '[]') FROM unnest(a.attoptions) AS o WHERE o LIKE 'n\_distinct%'),
+    'options', (SELECT coalesce(json_agg(o), '[]') FROM unnest(a.attoptions) AS o WHERE starts_with(o, 'n_distinct')),
     'comment', pg_catalog.col_description(a.attrelid, a.attnum),
     'sequence', (SELECT json_build_object(
         'name', json_build_object('schema', sn.nspname, 'name', sc.relname),

@@ -106,6 +106,8 @@ pub struct KeyColumn {
     pub target_equal: String,
     /// The target's value, as SQL over the source's key columns.
     pub expression: String,
+    /// Whether equal values always have equal texts.
+    pub canonical: bool,
 }
 
 /// What is done to the source's replica identity before it is published.
@@ -206,5 +208,13 @@ impl Plan {
     /// Names of the source's key columns.
     pub fn key_names(&self) -> Vec<String> {
         self.key.columns.iter().map(|c| c.source.clone()).collect()
+    }
+}
+
+impl Key {
+    /// Whether equal values always have equal texts, so that a key's text tells which flusher it belongs to. Two
+    /// spellings of one `numeric` or `citext` key would meet in two flushers at once (rule 6).
+    pub fn is_canonical(&self) -> bool {
+        self.columns.iter().all(|k| k.canonical)
     }
 }

@@ -1,0 +1,200 @@
+//! `pgrecast alter` and `pgrecast resume`.
+
+use super::opened::{Opened, is_unfinished, open};
+use super::{close, reporter, steps};
+use crate::cli::{Alter, MigrateOptions, Output, Resume};
+use crate::error::Failure;
+use crate::plan::build::{self, Request};
+use crate::plan::types::Plan;
+use crate::plan::{build::plan, read};
+use crate::preflight;
+use crate::report::{Event, Report};
+use crate::run::{Run, absolute};
+use crate::spec::Clauses;
+use crate::state::{Migration, NewMigration, Phase};
+
+/// Migrates, or goes on with the same migration where it was begun before.
+pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
+    make_absolute(&mut typed.options);
+    let clauses = Clauses::parse(&typed.clauses)?;
+    let opened = open(&typed.connection, typed.options.cutover.lock_timeout).await?;
+    let planner = opened.planner().await?;
+    let schema = typed.table.schema.as_deref();
+    let oid = preflight::find_table(&planner, schema, &typed.table.name).await?;
+    if let Some(begun) = begun_before(&opened, oid, &typed).await? {
+        return go(opened, begun, typed.options, "alter", true, &typed.output).await;
+    }
+    preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid).await?)?;
+    let settings = settings(&typed.options);
+    check_settings(&opened, &settings).await?;
+    let source = read::shape(opened.store.conn(), oid).await?;
+    let request = Request {
+        clauses: &clauses,
+        text: &typed.clauses,
+        primary_key: typed.options.primary_key.as_deref(),
+        settings: &settings,
+    };
+    let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
+    if typed.dry_run {
+        return steps::show(&plan, &opened.facts, typed.output.format, &typed.options);
+    }
+    drop(planner);
+    let source = plan.source.name.plain();
+    let id = opened
+        .store
+        .register(&NewMigration {
+            source_oid: oid,
+            source: &source,
+            request: &request_json(&typed),
+            options: &typed.options,
+            plan: &plan,
+        })
+        .await?;
+    let migration = again(&opened, id).await?;
+    go(opened, migration, typed.options, "alter", false, &typed.output).await
+}
+
+/// Goes on with an interrupted migration.
+pub async fn resume(typed: Resume) -> Result<(), Failure> {
+    let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
+    let migration = opened.find(typed.id, "resume", is_unfinished).await?;
+    let mut options = typed.changes.apply(migration.options.clone())?;
+    make_absolute(&mut options);
+    go(opened, migration, options, "resume", true, &typed.output).await
+}
+
+/// What makes a command the same command: the table, the clauses, and what shapes the target.
+fn request_json(typed: &Alter) -> serde_json::Value {
+    serde_json::json!({
+        "command": "alter",
+        "clauses": typed.clauses,
+        "primary_key": typed.options.primary_key,
+        "settings": typed.options.settings,
+    })
+}
+
+/// An unfinished migration of the same table: the same request goes on, another one is refused.
+async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option<Migration>, Failure> {
+    let all = opened.store.list().await?;
+    // After the swap the name stands for the new table, whose oid is another one: it is found by the name.
+    let same_name = |m: &Migration| {
+        m.phase == Phase::Swapped
+            && m.plan.source.name.name == typed.table.name
+            && typed.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
+    };
+    let Some(found) = all.into_iter().filter(is_unfinished).find(|m| m.source_oid == oid || same_name(m)) else {
+        return Ok(None);
+    };
+    if found.request == request_json(typed) {
+        if typed.dry_run {
+            return Err(Failure::refused(format!("migration {} does this already", found.id))
+                .hint(format!("pgrecast status {} shows how far it is.", found.id)));
+        }
+        return Ok(Some(found));
+    }
+    Err(Failure::refused(format!("table {} is being migrated already", found.source))
+        .detail(format!("Migration {} is in phase {} and was begun with other clauses: {}", found.id, found.phase, found.plan.clauses))
+        .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
+}
+
+async fn again(opened: &Opened, id: i32) -> Result<Migration, Failure> {
+    opened.store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
+}
+
+/// Runs a registered migration to its end.
+async fn go(
+    opened: Opened,
+    migration: Migration,
+    options: MigrateOptions,
+    command: &str,
+    resumed: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let reporter = reporter(output.format)?;
+    let report = Report {
+        id: Some(i64::from(migration.id)),
+        command: command.to_owned(),
+        source: Some(migration.source.clone()),
+        targets: vec![migration.plan.target.name.plain()],
+        server_version: Some(opened.facts.version_text.clone()),
+        ..Report::default()
+    };
+    let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
+        Ok(context) => context,
+        Err(failure) => return close(&reporter, report, Err(failure), None, output.report.as_deref()),
+    };
+    reporter.say(Event::Started {
+        id: i64::from(migration.id),
+        command: command.to_owned(),
+        source: migration.source.clone(),
+        server_version: context.facts.version_text.clone(),
+        resumed,
+    });
+    let mut run = Run::new(context.clone(), options.clone(), report);
+    let outcome = async {
+        context.store.keep_options(migration.id, &options).await?;
+        run.go(again_in(&context, migration.id).await?).await
+    }
+    .await;
+    let old_table = match context.store.get(migration.id).await {
+        Ok(Some(m)) => m.old_table,
+        Ok(None) | Err(_) => None,
+    };
+    let outcome = outcome.map_err(|failure| what_remains(failure, &migration));
+    close(&reporter, run.report, outcome, old_table, output.report.as_deref())
+}
+
+async fn again_in(context: &crate::context::Context, id: i32) -> Result<Migration, Failure> {
+    context.store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
+}
+
+/// A failed run says what is still there.
+fn what_remains(failure: Failure, migration: &Migration) -> Failure {
+    use crate::error::Exit;
+    match failure.exit {
+        Exit::Failed if failure.hint.as_ref().is_none_or(|h| !h.contains("abort")) => {
+            let hint = failure.hint.clone().map(|h| format!("{h} ")).unwrap_or_default();
+            failure.hint(format!(
+                "{hint}Migration {0} is kept, its replication slot holds WAL: pgrecast resume {0} goes on, pgrecast abort {0} removes it.",
+                migration.id
+            ))
+        }
+        Exit::Failed | Exit::Usage | Exit::Refused | Exit::Differs | Exit::NoLock | Exit::Busy | Exit::Paused | Exit::Interrupted => failure,
+    }
+}
+
+fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
+    options.settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect()
+}
+
+/// Settings of ours cannot be given, and a value the server refuses is said before anything else.
+async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Result<(), Failure> {
+    const OURS: &[&str] = &[
+        "search_path", "row_security", "role", "session_authorization", "lock_timeout", "statement_timeout",
+        "synchronous_commit", "default_transaction_isolation", "default_transaction_read_only",
+        "session_replication_role", "client_encoding", "standard_conforming_strings",
+    ];
+    for (name, value) in settings {
+        if OURS.contains(&name.to_ascii_lowercase().as_str()) {
+            return Err(Failure::usage(format!("--setting {name} is not for conversions"))
+                .hint("Give settings that a conversion reads, such as TimeZone, DateStyle or lc_monetary."));
+        }
+        let sql = format!("SET {} = {}", crate::pg::Ident(name), crate::pg::Literal(value));
+        opened.store.conn().batch("try setting", &format!("BEGIN; {sql}; ROLLBACK")).await.map_err(|e| {
+            Failure::usage(format!("--setting {name}={value}: {}", e.message))
+        })?;
+    }
+    Ok(())
+}
+
+fn make_absolute(options: &mut MigrateOptions) {
+    let cutover = &mut options.cutover;
+    cutover.postpone_file = cutover.postpone_file.take().map(absolute);
+    options.throttle.file = options.throttle.file.take().map(absolute);
+}
+
+/// `pgrecast verify`: stops short of the cut-over.
+pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
+    let _ = (typed, build::relation_names);
+    Err(Failure::usage("not yet"))
+}

@@ -1,0 +1,62 @@
+//! `pgrecast list` and `pgrecast status`.
+
+use super::opened::{Opened, open};
+use crate::cli::{Connection, List, MigrateOptions, One};
+use crate::error::Failure;
+use crate::report::{Format, MigrationRow, migrations};
+use crate::state::{Migration, Phase};
+
+/// All migrations of the database.
+pub async fn list(typed: List) -> Result<(), Failure> {
+    let opened = connect(&typed.connection).await?;
+    let all = opened.store.list().await?;
+    show(&opened, all, typed.format).await
+}
+
+/// One, or all where no number is given.
+pub async fn status(typed: One) -> Result<(), Failure> {
+    let opened = connect(&typed.connection).await?;
+    let chosen = match typed.id {
+        Some(_) => vec![opened.find(typed.id, "show", |_| true).await?],
+        None => opened.store.list().await?,
+    };
+    show(&opened, chosen, typed.format).await
+}
+
+async fn connect(connection: &Connection) -> Result<Opened, Failure> {
+    open(connection, MigrateOptions::default().cutover.lock_timeout).await
+}
+
+async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for m in all {
+        let running = opened.store.is_leased(m.id).await?;
+        rows.push(MigrationRow {
+            id: i64::from(m.id),
+            phase: m.phase.word().to_owned(),
+            started: m.started_at.parse().map_err(|e| Failure::failed(format!("migration {}: {e}", m.id)))?,
+            rows: u64::try_from(m.rows_copied).ok(),
+            note: note(&m, running),
+            source: m.source,
+        });
+    }
+    let text = migrations(&rows, format).map_err(|e| Failure::failed(format!("cannot show the migrations: {e}")))?;
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+/// What a person may want to do next.
+fn note(m: &Migration, running: bool) -> String {
+    match (m.phase, running) {
+        (_, true) => "running".to_owned(),
+        (Phase::Complete, false) => format!(
+            "old table {} stays until pgrecast finish {}",
+            m.old_table.as_deref().unwrap_or("(unknown)"),
+            m.id
+        ),
+        (Phase::Differs, false) => format!("source and shadow differ: pgrecast abort {}", m.id),
+        (Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Swapped, false) => {
+            format!("stopped; its slot holds WAL: pgrecast resume {0} or pgrecast abort {0}", m.id)
+        }
+    }
+}

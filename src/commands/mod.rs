@@ -1,0 +1,60 @@
+//! The commands, each from what was typed to its exit.
+
+mod alter;
+mod list;
+mod opened;
+mod remove;
+mod steps;
+
+use std::sync::Arc;
+
+use crate::cli::Command;
+use crate::error::Failure;
+use crate::report::{Event, Format, Report, Reporter, Summary, peak_rss_bytes};
+
+/// How long the last words may take to reach a slow terminal.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Carries a command out.
+pub async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Alter(alter) => alter::alter(*alter).await,
+        Command::Resume(resume) => alter::resume(*resume).await,
+        Command::List(list) => list::list(list).await,
+        Command::Status(one) => list::status(one).await,
+        Command::Cutover(one) => remove::release(one).await,
+        Command::Abort(one) => remove::abort(one).await,
+        Command::Verify(verify) => alter::verify(verify).await,
+        Command::Finish(finish) => remove::finish(finish).await,
+        Command::Demo(_) => Err(Failure::usage("not yet")),
+    }
+}
+
+/// Says the last words of a run, and writes its report.
+fn close(
+    reporter: &Reporter,
+    mut report: Report,
+    outcome: Result<(), Failure>,
+    old_table: Option<String>,
+    file: Option<&std::path::Path>,
+) -> Result<(), Failure> {
+    report.peak_rss_bytes = peak_rss_bytes();
+    report.outcome = match &outcome {
+        Ok(()) => "done".to_owned(),
+        Err(failure) => failure.exit.word().to_owned(),
+    };
+    let written = file.map_or(Ok(()), |path| {
+        report.write(path).map_err(|e| Failure::failed(format!("cannot write the report {}: {e}", path.display())))
+    });
+    reporter.say(Event::Finished { summary: Box::new(Summary { report, old_table }) });
+    reporter.finish(LAST_WORDS);
+    outcome.and(written)
+}
+
+/// The reporter of a command.
+fn reporter(format: Format) -> Result<Reporter, Failure> {
+    Reporter::stdout(format).map_err(|e| Failure::failed(format!("cannot start the thread that shows progress: {e}")))
+}
+
+/// A plan shared between the phases.
+type SharedPlan = Arc<crate::plan::types::Plan>;

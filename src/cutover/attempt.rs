@@ -1,0 +1,259 @@
+//! One attempt: one transaction.
+
+use std::time::{Duration, Instant};
+
+use super::{Acl, Options, Swap};
+use crate::context::Context;
+use crate::drift;
+use crate::error::Failure;
+use crate::flush::{self, Flusher};
+use crate::follow::Follower;
+use crate::pg::{Conn, Error, Role, Verdict};
+use crate::plan::build::relation_names;
+use crate::plan::read;
+use crate::plan::shape::Shape;
+use crate::prepare;
+use crate::state::Phase;
+
+/// A swap that was committed.
+#[derive(Debug, Clone, Copy)]
+pub struct Done {
+    /// From the request of the lock to its grant.
+    pub lock_wait: Duration,
+    /// From the grant to the answer to COMMIT.
+    pub write_blocked: Duration,
+    /// Keys flushed in between.
+    pub final_keys: u64,
+}
+
+/// What an attempt ends in, where it does not fail for good.
+pub(super) enum Outcome {
+    /// Swapped.
+    Done(Done),
+    /// Rolled back, and why.
+    Blocked(String),
+}
+
+/// Tries once. The flushers are at rest while the lock is asked for, since they read the source.
+pub(super) async fn run(
+    context: &Context,
+    follower: &Follower,
+    options: &Options,
+    columns: &str,
+) -> Result<Outcome, Failure> {
+    let flusher = super::open(context, columns).await?;
+    check_drift(context, flusher.conn()).await?;
+    let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
+    let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
+    let swap = Swap { id: context.id, plan: &context.plan, names: &context.names, taken: &taken, acl: &acl, role: &context.facts.role };
+    let statements = swap.statements().join(";\n");
+    let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
+
+    if let Some(why) = keep_vacuum_away(context, &flusher, options).await? {
+        return Ok(Outcome::Blocked(why));
+    }
+    follower.quiesce().await?;
+    let outcome = locked(context, follower, options, &flusher, &statements).await;
+    let outcome = match outcome {
+        Ok(done) => Ok(Outcome::Done(done)),
+        Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),
+        Err(Stop::Lost(begun, lock_wait, keys)) => {
+            after_lost_answer(context, &pid).await.map(|swapped| match swapped {
+                true => Outcome::Done(Done { lock_wait, write_blocked: begun.elapsed(), final_keys: keys }),
+                false => Outcome::Blocked("a lost connection".to_owned()),
+            })
+        }
+        Err(Stop::Failed(failure)) => Err(failure),
+    };
+    if !matches!(outcome, Ok(Outcome::Done(_))) {
+        if !flusher.conn().is_closed() {
+            flusher.conn().batch("roll back cut-over", "ROLLBACK").await?;
+        }
+        follower.go_on().await?;
+    }
+    outcome
+}
+
+/// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
+async fn check_drift(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let now = read::shape(conn, context.plan.source.oid).await.map_err(|f| match f.source {
+        Some(_) => f,
+        None => drift::changed(&context.plan.source),
+    })?;
+    // Sizes change, and the identity may be the one prepare set.
+    let still = |shape: &Shape| {
+        let mut shape = shape.clone();
+        shape.replica_identity = 'd';
+        for index in &mut shape.indexes {
+            index.bytes = 0;
+            index.replica_identity = false;
+        }
+        shape
+    };
+    let (was, is) = (still(&context.plan.source), still(&now));
+    if was == is {
+        return Ok(());
+    }
+    let mut what = Vec::new();
+    let names = |s: &Shape| s.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+    if was.columns != is.columns {
+        what.push("its columns".to_owned());
+    }
+    if was.checks != is.checks {
+        what.push("its CHECK constraints".to_owned());
+    }
+    if was.indexes != is.indexes {
+        let differ: Vec<String> = names(&was).into_iter().chain(names(&is)).filter(|n| {
+            was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n)
+        }).collect();
+        what.push(format!("its indexes ({})", differ.join(", ")));
+    }
+    if what.is_empty() {
+        what.push("its owner, options or comment".to_owned());
+    }
+    Err(drift::changed(&context.plan.source).detail(format!("Changed: {}.", what.join(", "))))
+}
+
+/// SHARE UPDATE EXCLUSIVE stops nobody's reads and writes. Waited for longer than `deadlock_timeout`, it makes a
+/// running autovacuum yield (PostgreSQL manual, 25.1.6); a shorter wait never does.
+async fn keep_vacuum_away(context: &Context, flusher: &Flusher, options: &Options) -> Result<Option<String>, Failure> {
+    let wait = context.facts.deadlock_timeout_ms + 1_000;
+    let sql = format!(
+        "BEGIN; SET LOCAL synchronous_commit = local; SET LOCAL lock_timeout = '{wait}ms'; \
+         LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = '{}ms'; \
+         SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
+        context.plan.source.name,
+        options.lock_timeout.as_millis(),
+        (options.timeout + options.lock_timeout).as_millis() + 5_000
+    );
+    match flusher.conn().batch("keep vacuum away", &sql).await {
+        Ok(()) => Ok(None),
+        Err(e) if e.verdict() == Verdict::Stop => Err(e.into()),
+        Err(e) if e.connection_lost => Ok(Some(e.to_string())),
+        Err(_) => {
+            flusher.conn().batch("roll back cut-over", "ROLLBACK").await?;
+            Ok(Some(prepare::holders(flusher.conn(), context).await?))
+        }
+    }
+}
+
+enum Stop {
+    /// To be rolled back; another attempt may do.
+    Rolled(String),
+    /// The answer to COMMIT was lost: (lock granted at, lock wait, keys).
+    Lost(Instant, Duration, u64),
+    /// For good.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error.verdict() {
+            Verdict::Retry | Verdict::Reconnect => Stop::Rolled(error.to_string()),
+            Verdict::Stop if error.is(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+                Stop::Rolled("the time writers may wait was over".to_owned())
+            }
+            Verdict::Stop => Stop::Failed(error.into()),
+        }
+    }
+}
+
+async fn locked(
+    context: &Context,
+    follower: &Follower,
+    options: &Options,
+    flusher: &Flusher,
+    statements: &str,
+) -> Result<Done, Stop> {
+    let conn = flusher.conn();
+    let asked = Instant::now();
+    let lock = format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", context.plan.source.name);
+    if let Err(e) = conn.batch("lock source", &lock).await {
+        if e.verdict() == Verdict::Stop {
+            return Err(e.into());
+        }
+        conn.batch("roll back cut-over", "ROLLBACK").await.map_err(Stop::from)?;
+        return Err(Stop::Rolled(prepare::holders(conn, context).await?));
+    }
+    let granted = Instant::now();
+    let lock_wait = granted - asked;
+    let left = options.timeout.saturating_sub(lock_wait);
+    let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));
+    // The server ends a statement that takes too long; this side ends the wait for the stream.
+    conn.batch("bound cut-over", &format!("SET LOCAL statement_timeout = '{}ms'", left.as_millis().max(1))).await?;
+    let keys = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
+    final_flush(context, flusher, &keys).await?;
+    let rest = left.saturating_sub(granted.elapsed());
+    if rest.is_zero() {
+        return Err(over());
+    }
+    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1))).await?;
+    if granted.elapsed() > left {
+        return Err(over());
+    }
+    match conn.batch("commit cut-over", "COMMIT").await {
+        Ok(()) => Ok(Done { lock_wait, write_blocked: granted.elapsed(), final_keys: keys.len() as u64 }),
+        Err(e) if e.connection_lost => Err(Stop::Lost(granted, lock_wait, keys.len() as u64)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Flushes what is left inside the transaction that holds the lock: every commit is visible now, since writers free
+/// their locks last.
+async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream::Key]) -> Result<(), Stop> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let conn = flusher.conn();
+    conn.batch("savepoint", "SAVEPOINT final").await?;
+    let conflicts = match flusher.write(keys).await {
+        Ok(()) => return Ok(()),
+        Err(e) if flush::is_conflict(&e) => {
+            conn.batch("undo final flush", "ROLLBACK TO SAVEPOINT final").await?;
+            flusher.replace(keys).await?
+        }
+        Err(e) => return Err(e.into()),
+    };
+    // Nothing is stale any more, so a conflict is between two rows of the source.
+    match conflicts.into_iter().next() {
+        None => Ok(()),
+        Some((i, e)) => Err(Stop::Failed(
+            Failure::failed(format!(
+                "row {} of {} meets another row: {}",
+                flush::blame::name(&context.plan, &keys[i]),
+                context.plan.source.name.plain(),
+                e.message
+            ))
+            .detail(e.detail.clone().unwrap_or_default())
+            .hint("Correct one of the rows or the clauses; the table is as it was.")
+            .caused_by(&e),
+        )),
+    }
+}
+
+/// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.
+async fn after_lost_answer(context: &Context, pid: &str) -> Result<bool, Failure> {
+    let mut retry = crate::retry::Retry::new();
+    loop {
+        let conn = match context.connector.open(Role::Control).await {
+            Ok(conn) => conn,
+            Err(e) => {
+                retry.after(e).await?;
+                continue;
+            }
+        };
+        let alive = format!("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND application_name = 'pgrecast cut-over')");
+        if conn.scalar("look for lost backend", &alive).await?.as_deref() == Some("t") {
+            retry.after(Error::lost("look for lost backend", "the backend of the cut-over is still at work")).await?;
+            continue;
+        }
+        let phase = conn.scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id)).await?;
+        return Ok(phase.as_deref() == Some(Phase::Swapped.word()));
+    }
+}

@@ -1,0 +1,169 @@
+//! The one transaction that swaps source and shadow.
+//!
+//! Look before you lock; keep autovacuum away; lock, each wait short; receive and flush what is left; swap; commit. Any
+//! failure on the way rolls everything back, and the application notices nothing but a pause.
+
+mod acl;
+mod attempt;
+mod gate;
+mod swap;
+
+use std::time::{Duration, Instant};
+
+pub use acl::Acl;
+pub use attempt::Done;
+use attempt::Outcome;
+pub use gate::Blocker;
+use gate::{Decision, Seen};
+pub use swap::Swap;
+
+use crate::cli::Cutover as Options;
+use crate::context::Context;
+use crate::error::{Exit, Failure};
+use crate::flush::Flusher;
+use crate::follow::Follower;
+use crate::pg::{Conn, Role};
+use crate::report::Event;
+
+/// The longest pause between two attempts: soon after a blocker's end the table is swapped.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What became of the cut-over, for the report.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// Attempts, the successful one included.
+    pub attempts: u32,
+    /// From the request of the lock on the source to its grant.
+    pub lock_wait: Duration,
+    /// From that grant to the answer to COMMIT.
+    pub write_blocked: Duration,
+    /// Keys flushed while the lock was held.
+    pub final_keys: u64,
+}
+
+/// Swaps.
+///
+/// # Errors
+/// Exit 5 where the lock was never granted: everything is kept for another try.
+pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
+    let monitor = context.connector.open(Role::Monitor).await?;
+    follower.urgent(true).await?;
+    let mut last = String::new();
+    for number in 1..=options.attempts {
+        let decision = wait_in_step(context, follower, options, &monitor).await?;
+        let outcome = match decision {
+            Some(who) => {
+                terminate(context, &monitor, options).await?;
+                Outcome::Blocked(who)
+            }
+            None => attempt::run(context, follower, options, columns).await?,
+        };
+        match outcome {
+            Outcome::Done(done) => {
+                context.reporter.say(Event::CutoverAttempt { number, outcome: "swapped".to_owned() });
+                return Ok(Figures {
+                    attempts: number,
+                    lock_wait: done.lock_wait,
+                    write_blocked: done.write_blocked,
+                    final_keys: done.final_keys,
+                });
+            }
+            Outcome::Blocked(who) => {
+                if who != last || number % 10 == 0 {
+                    context.reporter.say(Event::CutoverAttempt { number, outcome: format!("blocked by {who}") });
+                }
+                last = who;
+            }
+        }
+        if number < options.attempts {
+            pause(number).await;
+        }
+    }
+    Err(Failure::new(Exit::NoLock, format!("the lock on {} was not to be had in {} attempts", context.plan.source.name.plain(), options.attempts))
+        .detail(format!("In the way: {last}."))
+        .hint(format!(
+            "Everything is kept in place: run the same command again (or pgrecast resume {}) when they have ended. --terminate-blockers DURATION ends them.",
+            context.id
+        )))
+}
+
+/// Growing, jittered: in the pauses the queue behind our request drains.
+async fn pause(number: u32) {
+    let base = Duration::from_millis(100).saturating_mul(number).min(LONGEST_PAUSE);
+    tokio::time::sleep(base.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+}
+
+/// Waits until the backlog is small; then says who is in the way, if anybody is.
+async fn wait_in_step(
+    context: &Context,
+    follower: &Follower,
+    options: &Options,
+    monitor: &Conn,
+) -> Result<Option<String>, Failure> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        follower.settle().await?;
+        let view = follower.view();
+        let seen = Seen {
+            backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
+            live: view.live.load(std::sync::atomic::Ordering::Acquire),
+            blockers: blockers(monitor, context, options.lock_timeout).await?,
+        };
+        match gate::decide(&seen) {
+            Decision::Go => return Ok(None),
+            Decision::Blocked(who) => return Ok(Some(who)),
+            Decision::Behind(why) => {
+                if begun.elapsed() > Duration::from_secs(5) && !said {
+                    said = true;
+                    context.reporter.say(Event::Waiting { on: format!("a short backlog: {why}") });
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Transactions with a lock on the source, or a request for one, older than `pause`; autovacuum yields and is no
+/// blocker, a vacuum against wraparound does not and is one.
+async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec<Blocker>, Failure> {
+    let sql = format!(
+        "SELECT json_build_object('pid', l.pid, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
+         coalesce(a.xact_start, p.prepared)) * 1000)::int8, 0), 'who', CASE WHEN p.gid IS NOT NULL \
+         THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
+         round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END) \
+         FROM (SELECT DISTINCT pid, virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
+         AND database = {} AND relation = {} AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
+         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text \
+         WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \
+         OR a.query LIKE '%(to prevent wraparound)%')",
+        context.facts.database_oid, context.plan.source.oid
+    );
+    let rows = conn.simple("look for blockers", &sql).await?;
+    let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+    rows.into_iter()
+        .filter_map(|r| r.into_iter().next().flatten())
+        .map(|text| serde_json::from_str::<Blocker>(&text).map_err(|e| Failure::failed(format!("look for blockers: {e}"))))
+        .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
+        .collect()
+}
+
+/// Ends blockers that are older than the user allows.
+async fn terminate(context: &Context, conn: &Conn, options: &Options) -> Result<(), Failure> {
+    let Some(limit) = options.terminate_blockers else { return Ok(()) };
+    for blocker in blockers(conn, context, limit.max(options.lock_timeout)).await? {
+        let Some(pid) = blocker.pid else { continue };
+        context.reporter.say(Event::Warning { text: format!("Ending a blocker: {}.", blocker.who) });
+        if let Err(e) = conn.batch("end blocker", &format!("SELECT pg_terminate_backend({pid})")).await {
+            context.reporter.say(Event::Warning { text: format!("It could not be ended: {}.", e.message) });
+        }
+    }
+    Ok(())
+}
+
+/// Opens the connection of an attempt, with the flush prepared on it.
+async fn open(context: &Context, columns: &str) -> Result<Flusher, Failure> {
+    let conn = context.connector.open(Role::Cutover).await?;
+    Ok(Flusher::new(conn, &context.plan, &context.names, columns).await?)
+}

@@ -1,0 +1,87 @@
+//! Removes what carries our names. Every step is safe to repeat.
+
+use crate::context::Context;
+use crate::error::Failure;
+use crate::journal::table as journal;
+use crate::pg::{Conn, Ident, Literal, Verdict};
+use crate::plan::shape::Shape;
+use crate::plan::types::IdentityChange;
+
+/// Removes slot, publication, shadow and journal, and gives the source its replica identity back where it still is the
+/// table the application uses.
+pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    drop_stream(context, conn).await?;
+    if context.plan.identity != IdentityChange::None {
+        restore_identity(context, conn).await?;
+    }
+    drop_tables(context, conn).await
+}
+
+/// Drops the slot and the publication.
+pub async fn drop_stream(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    drop_slot(conn, &context.slot()).await?;
+    let publication = format!("DROP PUBLICATION IF EXISTS {}", Ident(&context.names.publication()));
+    patiently(conn, "drop publication", &publication).await
+}
+
+/// Drops the slot; a walsender of ours that still has it is ended first.
+async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
+    let name = Literal(slot);
+    for _ in 0..100 {
+        let active = conn
+            .scalar("look for slot", &format!("SELECT coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"))
+            .await?;
+        match active.as_deref() {
+            None => return Ok(()),
+            Some("0") => match conn.batch("drop slot", &format!("SELECT pg_drop_replication_slot({name})")).await {
+                Ok(()) => return Ok(()),
+                Err(e) if e.verdict() == Verdict::Retry => {}
+                Err(e) => return Err(e.into()),
+            },
+            Some(pid) => conn.batch("end slot's session", &format!("SELECT pg_terminate_backend({pid})")).await?,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Err(Failure::failed(format!("replication slot {slot} is still in use"))
+        .hint(format!("End the session that uses it, then run the same command again, or: SELECT pg_drop_replication_slot({name}).")))
+}
+
+async fn restore_identity(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let source = &context.plan.source;
+    let same = format!("SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({})", Literal(&source.name.to_string()));
+    if conn.scalar("look for source", &same).await? != Some(source.oid.to_string()) {
+        return Ok(());
+    }
+    patiently(conn, "restore replica identity", &format!("ALTER TABLE ONLY {} REPLICA IDENTITY {}", source.name, identity(source, |n| n.to_owned()))).await
+}
+
+/// What follows REPLICA IDENTITY for the identity a shape has, its index under the name `rename` gives it.
+pub fn identity(shape: &Shape, rename: impl Fn(&str) -> String) -> String {
+    let index = shape.indexes.iter().find(|i| i.replica_identity).map(|i| rename(&i.name));
+    match (shape.replica_identity, index) {
+        ('i', Some(index)) => format!("USING INDEX {}", Ident(&index)),
+        ('f', _) => "FULL".to_owned(),
+        ('n', _) => "NOTHING".to_owned(),
+        _ => "DEFAULT".to_owned(),
+    }
+}
+
+/// Drops shadow and journal.
+pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    patiently(conn, "drop shadow", &format!("DROP TABLE IF EXISTS {}", context.names.shadow())).await?;
+    for generation in journal::generations(conn, &context.names).await? {
+        patiently(conn, "drop journal", &format!("DROP TABLE IF EXISTS {}", context.names.journal(generation))).await?;
+    }
+    Ok(())
+}
+
+/// Runs a statement that may meet a lock for a moment: each wait is short, so nobody queues behind it for long.
+pub async fn patiently(conn: &Conn, name: &'static str, sql: &str) -> Result<(), Failure> {
+    let mut retry = crate::retry::Retry::new();
+    loop {
+        match conn.batch(name, sql).await {
+            Ok(()) => return Ok(()),
+            Err(e) => retry.after(e).await?,
+        }
+    }
+}

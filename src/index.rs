@@ -1,0 +1,198 @@
+//! Builds what was left off for the copy: indexes and the constraints they serve, several at a time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_postgres::error::SqlState;
+
+use crate::context::Context;
+use crate::error::Failure;
+use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
+use crate::plan::ddl;
+use crate::plan::shape::Index;
+use crate::plan::types::{Names, Plan};
+use crate::report::Event;
+use crate::retry::Retry;
+use crate::state::{Phase, Store};
+use crate::throttle::Throttle;
+
+/// Memory for one build, where the server's own setting is less. A sort that fits saves a pass over the disk.
+const BUILD_MEMORY: &str = "SELECT set_config('maintenance_work_mem', '256MB', false) \
+    FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem' AND setting::int8 < 262144";
+
+/// One index to build: where, and by which statements.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// Its name until the swap.
+    pub name: QualifiedName,
+    /// Its name for people.
+    pub shown: String,
+    /// What builds it, one transaction; empty where its constraint does.
+    pub build: Vec<String>,
+    /// What makes it what it is once all are built.
+    pub attach: Vec<String>,
+    /// The columns it keeps unique, for blame.
+    unique_columns: Option<Vec<String>>,
+}
+
+/// Every index of the shadow, largest work first as far as known: the order of the plan.
+pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
+    let table = names.shadow().to_string();
+    let mut list: Vec<Build> = plan
+        .target
+        .indexes
+        .iter()
+        .enumerate()
+        .map(|(n, index)| {
+            let name = names.index(n);
+            let own = Index { name: name.name.clone(), ..index.clone() };
+            let build = ddl::build_index(&own, &table, &name.name)
+                .map_or_else(Vec::new, |sql| vec![ddl::index_tablespace(index), sql]);
+            let mut attach = ddl::attach_index(&own, &table, &name);
+            if build.is_empty() {
+                attach.insert(0, ddl::index_tablespace(index));
+            }
+            let unique_columns = if index.unique { index.column_names() } else { None };
+            Build { name, shown: index.name.clone(), build, attach, unique_columns }
+        })
+        .collect();
+    if plan.key.needs_helper_index {
+        let name = names.helper_index();
+        let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
+        let build = vec![format!(
+            "CREATE UNIQUE INDEX {} ON {table} ({})",
+            Ident(&name.name),
+            crate::pg::sql::ident_list(columns.iter().map(String::as_str))
+        )];
+        list.push(Build { shown: name.plain(), name, build, attach: Vec::new(), unique_columns: Some(columns) });
+    }
+    list
+}
+
+/// Builds all that are missing side by side, attaches them, then moves on.
+pub async fn run(context: &Arc<Context>, throttle: &Throttle) -> Result<(), Failure> {
+    let all = builds(&context.plan, &context.names);
+    let queue: Vec<Build> = all.iter().rev().filter(|b| !b.build.is_empty()).cloned().collect();
+    let queue = Arc::new(std::sync::Mutex::new(queue));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..context.jobs {
+        workers.spawn(worker(context.clone(), queue.clone(), throttle.clone()));
+    }
+    let mut first = None;
+    while let Some(ended) = workers.join_next().await {
+        let failure = match ended {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => failure,
+            Err(panic) => Failure::failed(format!("an index worker died: {panic}")),
+        };
+        first.get_or_insert(failure);
+    }
+    match first {
+        Some(failure) => Err(failure),
+        None => attach(context, &all).await,
+    }
+}
+
+/// Constraints need a stronger lock on the shadow than a build beside them would allow, so they come last: all of
+/// them in one transaction, which also moves on.
+async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
+    let conn = context.connector.open(Role::Indexer).await?;
+    conn.batch("give build memory", BUILD_MEMORY).await?;
+    conn.batch("begin attach", "BEGIN").await?;
+    for build in all.iter().filter(|b| !b.attach.is_empty()) {
+        if let Err(e) = conn.batch("attach index", &build.attach.join(";\n")).await {
+            conn.batch("roll back attach", "ROLLBACK").await?;
+            return Err(match is_duplicate(&e) {
+                true => blame(context, &conn, build, &e).await,
+                false => e.into(),
+            });
+        }
+    }
+    let next = Store::set_phase_sql(context.id, Phase::Index, Phase::CatchUp);
+    Ok(conn.batch("commit attach", &format!("{next}; COMMIT")).await?)
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    error.is(&SqlState::UNIQUE_VIOLATION) || error.is(&SqlState::EXCLUSION_VIOLATION)
+}
+
+async fn worker(
+    context: Arc<Context>,
+    queue: Arc<std::sync::Mutex<Vec<Build>>>,
+    throttle: Throttle,
+) -> Result<(), Failure> {
+    let mut retry = Retry::new();
+    let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+    while let Some(build) = next() {
+        throttle.pass().await;
+        loop {
+            let conn = match context.connector.open(Role::Indexer).await {
+                Ok(conn) => conn,
+                Err(e) => {
+                    retry.after(e).await?;
+                    continue;
+                }
+            };
+            match build_one(&context, &conn, &build).await {
+                Ok(()) => break,
+                Err(e) if is_duplicate(&e) => {
+                    conn.batch("roll back index", "ROLLBACK").await?;
+                    return Err(blame(&context, &conn, &build, &e).await);
+                }
+                Err(e) => retry.after(e).await?,
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), Error> {
+    let exists = format!("SELECT to_regclass({}) IS NOT NULL", Literal(&build.name.to_string()));
+    if conn.scalar("look for index", &exists).await?.as_deref() == Some("t") {
+        return Ok(());
+    }
+    context.reporter.say(Event::IndexBegan { name: build.shown.clone() });
+    let begun = Instant::now();
+    conn.batch("give build memory", BUILD_MEMORY).await?;
+    conn.batch("build index", &format!("BEGIN;\n{};\nCOMMIT", build.build.join(";\n"))).await?;
+    context
+        .reporter
+        .say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
+    Ok(())
+}
+
+/// A unique index that cannot be built names the rows that stand in its way.
+async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> Failure {
+    let plan = &context.plan;
+    let rows = match &build.unique_columns {
+        Some(columns) => two_rows(conn, plan, &context.names, columns).await.unwrap_or_default(),
+        None => String::new(),
+    };
+    let mut detail = error.detail.clone().unwrap_or_default();
+    if !rows.is_empty() {
+        detail = format!("{detail} Rows with the same value: {rows}.").trim().to_owned();
+    }
+    Failure::failed(format!("the new table cannot have {}: {}", build.shown, error.message))
+        .detail(detail)
+        .hint("Correct the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.")
+        .caused_by(error)
+}
+
+async fn two_rows(conn: &Conn, plan: &Plan, names: &Names, columns: &[String]) -> Result<String, Error> {
+    let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
+    let key = plan
+        .key
+        .columns
+        .iter()
+        .map(|k| format!("format('%I = %s', {}, {}::text)", Literal(&k.target), Ident(&k.target)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let shadow = names.shadow();
+    let sql = format!(
+        "SELECT concat_ws(', ', {key}) FROM {shadow} WHERE ({list}) IN \
+         (SELECT {list} FROM {shadow} GROUP BY {list} HAVING count(*) > 1 LIMIT 1) LIMIT 2"
+    );
+    let rows = conn.simple("find duplicates", &sql).await?;
+    let texts: Vec<String> = rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect();
+    Ok(texts.join(" and "))
+}

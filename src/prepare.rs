@@ -1,0 +1,233 @@
+//! Shadow, publication, slot, settle: everything the copy rests on.
+//!
+//! A run that died on the way left its phase at `prepare`, and the next one begins again from a clean slate.
+
+use std::time::{Duration, Instant};
+
+use crate::context::Context;
+use crate::drift;
+use crate::error::Failure;
+use crate::finish;
+use crate::follow;
+use crate::journal::table as journal;
+use crate::pg::{Conn, Ident, QualifiedName, Role};
+use crate::plan::ddl::{self, Purpose};
+use crate::plan::shape::Origin;
+use crate::plan::types::{IdentityChange, Names, Plan};
+use crate::report::Event;
+use crate::state::{Phase, Store};
+
+/// How long the slot's creation, and the settling after it, may wait for open transactions.
+pub const WAIT_FOR_TRANSACTIONS: Duration = Duration::from_secs(300);
+
+/// Prepares, unless an earlier run has.
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    let conn = context.connector.open(Role::Control).await?;
+    finish::remove_ours(context, &conn).await?;
+    conn.batch("create shadow", &create_shadow(&context.plan, &context.names, context.facts.version)).await?;
+    publish(context, &conn).await?;
+    let x0 = conn
+        .scalar("read X0", "SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text")
+        .await?
+        .ok_or_else(|| Failure::failed("the server gave no snapshot"))?;
+    create_slot(context, &conn).await?;
+    settle(context, &conn).await?;
+    let fingerprint = drift::read(&conn, &context.plan.source).await?;
+    let blocks = format!(
+        "(SELECT pg_relation_size({}) / current_setting('block_size')::int8)",
+        context.plan.source.oid
+    );
+    let sql = format!(
+        "BEGIN; UPDATE pgrecast.migration SET x0 = '{x0}', filenode = {}, blocks = {blocks} WHERE id = {}; {}; COMMIT",
+        fingerprint.filenode,
+        context.id,
+        Store::set_phase_sql(context.id, Phase::Prepare, Phase::Copy)
+    );
+    Ok(conn.batch("commit prepare", &sql).await?)
+}
+
+/// The sequences that the shadow gets of its own: identity columns, and serial columns that the clauses add.
+pub fn own_sequences(plan: &Plan, names: &Names) -> Vec<(String, QualifiedName)> {
+    plan.target
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| c.sequence.is_some() && (c.origin.is_identity() || !has_source(plan, &c.name)))
+        .map(|(n, c)| (c.name.clone(), names.sequence(n)))
+        .collect()
+}
+
+fn has_source(plan: &Plan, column: &str) -> bool {
+    plan.columns.iter().any(|c| c.name == column && c.source.is_some())
+}
+
+/// The statements that make the empty shadow and the journal, as one transaction.
+pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
+    let shadow = names.shadow();
+    let table = shadow.to_string();
+    let own = own_sequences(plan, names);
+    let mut steps = vec!["BEGIN".to_owned()];
+    let serial = |column: &str| {
+        plan.target.column(column).filter(|c| c.origin == Origin::Plain).and_then(|c| c.sequence.as_ref())
+    };
+    for (column, name) in &own {
+        if let Some(sequence) = serial(column) {
+            steps.push(ddl::create_sequence(sequence, name));
+        }
+    }
+    steps.push(ddl::create_table(&plan.target, &shadow, Purpose::Shadow, &own, version));
+    for (column, name) in &own {
+        if serial(column).is_some() {
+            steps.push(format!("ALTER SEQUENCE {name} OWNED BY {table}.{}", Ident(column)));
+        }
+    }
+    steps.extend(ddl::column_settings(&plan.target, &table));
+    steps.extend(ddl::comments(&plan.target, &table));
+    steps.push(journal::create_sql(plan, names, 1));
+    steps.push("COMMIT".to_owned());
+    steps.join(";\n")
+}
+
+/// The statement that publishes the source's keys. Before 15 there are no column lists; under REPLICA IDENTITY FULL a
+/// list would make the user's updates fail (CREATE PUBLICATION, PostgreSQL manual).
+pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
+    let full = plan.identity == IdentityChange::Full
+        || (plan.identity == IdentityChange::None && plan.source.replica_identity == 'f');
+    let columns = if version >= 150_000 && !full {
+        format!(" ({})", crate::pg::sql::ident_list(plan.key_names().iter().map(String::as_str)))
+    } else {
+        String::new()
+    };
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} WITH (publish = 'insert, update, delete, truncate')",
+        Ident(&names.publication()),
+        plan.source.name
+    )
+}
+
+/// The statement that gives the source the replica identity the key needs, if any.
+pub fn identity_sql(plan: &Plan) -> Option<String> {
+    let alter = format!("ALTER TABLE ONLY {} REPLICA IDENTITY", plan.source.name);
+    match &plan.identity {
+        IdentityChange::None => None,
+        IdentityChange::Index { index } => Some(format!("{alter} USING INDEX {}", Ident(index))),
+        IdentityChange::Full => Some(format!("{alter} FULL")),
+    }
+}
+
+/// Identity and publication in one transaction: the table is never published without an identity (rule 12).
+async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let identity = identity_sql(&context.plan).map(|sql| sql + "; ").unwrap_or_default();
+    let publication = publication_sql(&context.plan, &context.names, context.facts.version);
+    let sql = format!("BEGIN; {identity}{publication}; COMMIT");
+    let begun = Instant::now();
+    loop {
+        match conn.batch("create publication", &sql).await {
+            Ok(()) => return Ok(()),
+            Err(e) => {
+                conn.batch("roll back publication", "ROLLBACK").await?;
+                if e.verdict() == crate::pg::Verdict::Stop || begun.elapsed() > WAIT_FOR_TRANSACTIONS {
+                    return Err(e.into());
+                }
+                let holders = holders(conn, context).await?;
+                context.reporter.say(Event::Waiting { on: format!("a lock on the table, held by {holders}") });
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// Creates the slot; the server waits for every open write transaction of the cluster, so those are named.
+async fn create_slot(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let mut replication = follow::connect(&context.connector).await?;
+    let pid = replication.backend_pid();
+    let name = context.slot();
+    let creation = tokio::spawn(async move {
+        let made = replication.create_slot(&name, follow::slot_options()).await;
+        replication.close().await;
+        made
+    });
+    let begun = Instant::now();
+    let mut creation = std::pin::pin!(creation);
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            made = &mut creation => {
+                return match made {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(e)) => Err(e.into()),
+                    Err(panic) => Err(Failure::failed(format!("the task that creates the slot died: {panic}"))),
+                };
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                let writers = conn.scalar("find open writers", OPEN_WRITERS).await?.unwrap_or_default();
+                if !writers.is_empty() && writers != said {
+                    context.reporter.say(Event::Waiting { on: format!("open write transactions, before the slot can be made: {writers}") });
+                    said.clone_from(&writers);
+                }
+                if begun.elapsed() > WAIT_FOR_TRANSACTIONS {
+                    conn.batch("cancel slot", &format!("SELECT pg_cancel_backend({pid})")).await?;
+                    return Err(Failure::failed("the replication slot could not be created in time")
+                        .detail(format!("Its creation waits for every open write transaction of the cluster; open are: {writers}."))
+                        .hint("End them, then run the same command again."));
+                }
+            }
+        }
+    }
+}
+
+const OPEN_WRITERS: &str = "
+SELECT string_agg(who, '; ') FROM (
+    SELECT format('pid %s in database %s (%s, %s s): %s', pid, datname, state,
+        round(extract(epoch FROM clock_timestamp() - xact_start)), left(query, 80)) AS who
+    FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT format('prepared transaction %s in database %s', gid, database) FROM pg_catalog.pg_prepared_xacts
+    LIMIT 8) AS open";
+
+/// Rule 2: waits for every transaction that holds a write lock on the source now.
+async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    const WRITERS: &str = "SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND granted \
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+        AND mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', \
+                     'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation = ";
+    let list = |sql: String| async move {
+        let rows = conn.simple("find writers of source", &sql).await?;
+        Ok::<Vec<String>, Failure>(rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect())
+    };
+    let sql = format!("{WRITERS}{}", context.plan.source.oid);
+    let mut before = list(sql.clone()).await?;
+    let begun = Instant::now();
+    let mut said = false;
+    while !before.is_empty() {
+        if begun.elapsed() > WAIT_FOR_TRANSACTIONS {
+            return Err(Failure::failed("transactions that write to the table did not end in time")
+                .detail(format!("They are {}.", holders(conn, context).await?))
+                .hint("End them, then run the same command again."));
+        }
+        if begun.elapsed() > Duration::from_secs(1) && !said {
+            said = true;
+            let on = format!("transactions that write to the table: {}", holders(conn, context).await?);
+            context.reporter.say(Event::Waiting { on });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = list(sql.clone()).await?;
+        before.retain(|v| now.contains(v));
+    }
+    Ok(())
+}
+
+/// Who holds or awaits a lock on the source, for messages.
+pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> {
+    let sql = format!(
+        "SELECT string_agg(who, '; ') FROM (SELECT DISTINCT coalesce(format('pid %s (%s, %s s, %s): %s', l.pid, l.mode, \
+         round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)), \
+         format('prepared transaction %s', (SELECT p.gid FROM pg_catalog.pg_prepared_xacts p \
+         WHERE l.virtualtransaction = '-1/' || p.transaction::text))) AS who \
+         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'relation' AND l.relation = {} AND l.pid IS DISTINCT FROM pg_backend_pid() \
+         AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' LIMIT 8) AS held",
+        context.plan.source.oid
+    );
+    Ok(conn.scalar("find lock holders", &sql).await?.unwrap_or_else(|| "nobody any more".to_owned()))
+}

@@ -1,0 +1,438 @@
+//! The spine: one line a phase.
+//!
+//! Each phase gives a token that only it can make, and the next one asks for it: what was not copied cannot be indexed,
+//! and what was not compared, or spared the comparison on request, cannot be swapped. A resumed run walks the same path;
+//! a phase that an earlier run has completed gives its token at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::cli::MigrateOptions;
+use crate::context::Context;
+use crate::copy::{self, ranges::Ranges};
+use crate::cutover;
+use crate::drift::{self, Fingerprint};
+use crate::error::{Exit, Failure};
+use crate::follow::{self, Follower};
+use crate::monitor::{Board, Monitor};
+use crate::pg::{Conn, Role};
+use crate::report::{Event, Phase, Report};
+use crate::state::{self, Migration};
+use crate::throttle::{Throttle, throttle};
+use crate::verify;
+use crate::{finish, index, prepare};
+
+/// Every row alive at X0 is in the shadow.
+struct Copied(());
+/// The shadow has its indexes.
+struct Indexed(());
+/// Changes go straight to the shadow.
+struct InStep(());
+/// Compared, or not to be compared.
+struct Compared(());
+/// Statistics are there, and nothing postpones the cut-over.
+struct Ready(());
+
+/// A run of a migration from wherever it stands.
+pub struct Run {
+    /// The migration.
+    pub context: Arc<Context>,
+    /// Its options.
+    pub options: MigrateOptions,
+    /// What the report will say.
+    pub report: Report,
+    begun: Instant,
+}
+
+/// What the phases between prepare and swap share.
+struct Work {
+    context: Arc<Context>,
+    options: MigrateOptions,
+    migration: Migration,
+    follower: Follower,
+    copy: Arc<copy::Progress>,
+    throttle: Throttle,
+    board: Arc<Board>,
+    fingerprint: Fingerprint,
+    seconds: std::sync::Mutex<Vec<(Phase, f64)>>,
+    figures: std::sync::Mutex<Option<cutover::Figures>>,
+    verified: std::sync::Mutex<Option<(u64, u64, u64)>>,
+}
+
+impl Run {
+    /// A run that begins now.
+    pub fn new(context: Arc<Context>, options: MigrateOptions, report: Report) -> Self {
+        Run { context, options, report, begun: Instant::now() }
+    }
+
+    /// From the phase the control row names to the end, or to a clean stop.
+    pub async fn go(&mut self, migration: Migration) -> Result<(), Failure> {
+        let wal = self.wal_position().await?;
+        let outcome = self.phases(migration).await;
+        self.report.seconds.total = Some(self.begun.elapsed().as_secs_f64());
+        if let Ok(now) = self.wal_position().await {
+            self.report.wal_bytes = Some(now.saturating_sub(wal));
+        }
+        outcome
+    }
+
+    async fn phases(&mut self, mut migration: Migration) -> Result<(), Failure> {
+        if migration.phase == state::Phase::Differs {
+            return Err(differs(&migration));
+        }
+        let stopped = stop_request(self.options.max_runtime);
+        let mut stopped = std::pin::pin!(stopped);
+        if migration.phase == state::Phase::Prepare {
+            let seconds = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await?;
+            self.report.seconds.prepare = Some(seconds);
+            migration = self.again().await?;
+        }
+        if migration.phase.is_before_swap() {
+            self.swap(migration, &mut stopped).await?;
+        }
+        self.clean_up().await
+    }
+
+    /// Says when a phase begins and ends.
+    async fn timed(
+        &self,
+        phase: Phase,
+        work: impl Future<Output = Result<(), Failure>>,
+        stopped: &mut (impl Future<Output = Failure> + Unpin),
+    ) -> Result<f64, Failure> {
+        let begun = Instant::now();
+        self.context.reporter.say(Event::PhaseBegan { phase });
+        tokio::select! {
+            done = work => done?,
+            why = stopped => return Err(why),
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.context.reporter.say(Event::PhaseEnded { phase, seconds });
+        Ok(seconds)
+    }
+
+    async fn again(&self) -> Result<Migration, Failure> {
+        self.context.store.get(self.context.id).await?.ok_or_else(|| {
+            Failure::failed(format!("migration {} is gone from the control schema", self.context.id))
+                .hint("It was aborted or finished by another session.")
+        })
+    }
+
+    /// Everything between prepare and the swap, with the follower and the monitor beside it.
+    async fn swap(
+        &mut self,
+        migration: Migration,
+        stopped: &mut (impl Future<Output = Failure> + Unpin),
+    ) -> Result<(), Failure> {
+        let (work, monitor) = self.begin(migration).await?;
+        let monitor = tokio::spawn(monitor.run());
+        let outcome = tokio::select! {
+            done = work.all() => done,
+            failure = work.follower.failed() => Err(failure),
+            why = &mut *stopped => Err(why),
+            failure = lease_lost(&work.context) => Err(failure),
+        };
+        monitor.abort();
+        self.tell(&work);
+        let left = match &outcome {
+            // Nothing follows the old table any more.
+            Ok(()) => Ok(()),
+            Err(_) => work.follower.stop().await,
+        };
+        outcome.and(left)
+    }
+
+    /// Starts the follower, and lays out what the phases share.
+    async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
+        let context = self.context.clone();
+        let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
+        let size = source_size(context.store.conn(), &context).await?;
+        let (gate, throttle) = throttle(self.options.throttle.nice);
+        let copy = Arc::new(copy::Progress::default());
+        copy.over.store(migration.copy_over, Ordering::Release);
+        let jobs = if context.plan.key.is_canonical() { usize::from(context.jobs) } else { 1 };
+        let follower = Follower::start(follow::Job {
+            connector: context.connector.clone(),
+            id: context.id,
+            plan: context.plan.clone(),
+            names: context.names.clone(),
+            columns: fingerprint.columns.clone(),
+            slot: context.slot(),
+            jobs,
+            copy: copy.clone(),
+            throttle: throttle.clone(),
+        })
+        .await?;
+        let board = Arc::new(Board::new(size, Arc::default()));
+        let done = context.store.chunks(context.id).await?;
+        let monitor = Monitor {
+            context: context.clone(),
+            board: board.clone(),
+            limits: self.options.throttle.clone(),
+            gate,
+            copy: copy.clone(),
+            follower: follower.view().clone(),
+            blocks: u64::from(migration.blocks.unwrap_or(0)),
+            before: (done.iter().map(|(a, b)| u64::from(b - a)).sum(), migration.rows_copied.unsigned_abs()),
+        };
+        let work = Work {
+            context,
+            options: self.options.clone(),
+            migration,
+            follower,
+            copy,
+            throttle,
+            board,
+            fingerprint,
+            seconds: std::sync::Mutex::default(),
+            figures: std::sync::Mutex::default(),
+            verified: std::sync::Mutex::default(),
+        };
+        Ok((work, monitor))
+    }
+
+    /// Puts what the phases saw into the report.
+    fn tell(&mut self, work: &Work) {
+        let lock = |m: &std::sync::Mutex<Vec<(Phase, f64)>>| m.lock().map(|s| s.clone()).unwrap_or_default();
+        for (phase, seconds) in lock(&work.seconds) {
+            let field = match phase {
+                Phase::Copy => &mut self.report.seconds.copy,
+                Phase::Index => &mut self.report.seconds.index,
+                Phase::CatchUp => &mut self.report.seconds.catch_up,
+                Phase::Verify => &mut self.report.seconds.verify,
+                Phase::Ready => &mut self.report.seconds.ready,
+                Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Done => continue,
+            };
+            *field = Some(seconds);
+        }
+        let view = work.follower.view();
+        let r = &mut self.report;
+        r.rows_copied = Some(work.migration.rows_copied.unsigned_abs() + work.copy.rows.load(Ordering::Relaxed));
+        r.bytes_copied = Some(work.board.size.1);
+        r.chunks = Some(work.copy.chunks.load(Ordering::Relaxed));
+        r.keys_journaled =
+            Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
+        r.keys_flushed = Some(view.flushed.load(Ordering::Relaxed));
+        let peaks = work.board.peaks();
+        r.peak_slot_wal_bytes = Some(peaks.slot_wal);
+        r.peak_lag = peaks.lag;
+        r.throttled_seconds.by_reason = work.board.throttled();
+        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().sum());
+        if let Some((rows, differences, rechecked)) = work.verified.lock().ok().and_then(|v| *v) {
+            r.verify.rows_compared = Some(rows);
+            r.verify.differences = Some(differences);
+            r.verify.rechecked = Some(rechecked);
+        }
+        if let Some(f) = work.figures.lock().ok().and_then(|f| f.clone()) {
+            r.keys_flushed = r.keys_flushed.map(|k| k + f.final_keys);
+            r.cutover.attempts = Some(f.attempts);
+            r.cutover.lock_wait = Some(f.lock_wait.as_secs_f64());
+            r.cutover.write_blocked = Some(f.write_blocked.as_secs_f64());
+            r.cutover.final_keys = Some(f.final_keys);
+        }
+    }
+
+    /// After the swap only the old table and the control row stay.
+    async fn clean_up(&self) -> Result<(), Failure> {
+        let context = &self.context;
+        let migration = self.again().await?;
+        if migration.phase == state::Phase::Complete {
+            return Ok(());
+        }
+        let conn = context.connector.open(Role::Control).await?;
+        finish::drop_stream(context, &conn).await?;
+        finish::drop_tables(context, &conn).await?;
+        if context.plan.key.needs_helper_index {
+            let helper = context.plan.target.name.sibling(context.names.helper_index().name);
+            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}")).await?;
+        }
+        context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
+    }
+
+    async fn wal_position(&self) -> Result<u64, Failure> {
+        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8::text";
+        let text = self.context.store.conn().scalar("read WAL position", sql).await?;
+        Ok(text.and_then(|t| t.parse().ok()).unwrap_or(0))
+    }
+}
+
+impl Work {
+    /// The phases.
+    async fn all(&self) -> Result<(), Failure> {
+        let copied = self.phase(Phase::Copy, self.copy()).await?;
+        let indexed = self.phase(Phase::Index, self.index(copied)).await?;
+        let in_step = self.phase(Phase::CatchUp, self.catch_up(indexed)).await?;
+        let compared = self.phase(Phase::Verify, self.verify(in_step)).await?;
+        let ready = self.phase(Phase::Ready, self.ready(compared)).await?;
+        self.phase(Phase::CutOver, self.cut_over(ready)).await
+    }
+
+    async fn phase<T>(&self, phase: Phase, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let begun = Instant::now();
+        self.board.enter(phase);
+        self.context.reporter.say(Event::PhaseBegan { phase });
+        let token = work.await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.context.reporter.say(Event::PhaseEnded { phase, seconds });
+        if let Ok(mut all) = self.seconds.lock() {
+            all.push((phase, seconds));
+        }
+        Ok(token)
+    }
+
+    async fn copy(&self) -> Result<Copied, Failure> {
+        if self.migration.phase != state::Phase::Copy {
+            return Ok(Copied(()));
+        }
+        let missing = || Failure::failed("the control row does not say what is to be copied");
+        let done = self.context.store.chunks(self.context.id).await?;
+        copy::run(copy::Job {
+            connector: self.context.connector.clone(),
+            id: self.context.id,
+            plan: self.context.plan.clone(),
+            names: self.context.names.clone(),
+            x0: self.migration.x0.ok_or_else(missing)?,
+            fingerprint: Fingerprint {
+                filenode: self.migration.filenode.ok_or_else(missing)?,
+                columns: self.fingerprint.columns.clone(),
+            },
+            ranges: Ranges::new(self.migration.blocks.ok_or_else(missing)?, &done),
+            jobs: u32::from(self.context.jobs),
+            progress: self.copy.clone(),
+            throttle: self.throttle.clone(),
+        })
+        .await?;
+        self.context.store.set_phase(self.context.id, state::Phase::Copy, state::Phase::Index).await?;
+        Ok(Copied(()))
+    }
+
+    async fn index(&self, _: Copied) -> Result<Indexed, Failure> {
+        if matches!(self.migration.phase, state::Phase::Copy | state::Phase::Index) {
+            index::run(&self.context, &self.throttle).await?;
+        }
+        Ok(Indexed(()))
+    }
+
+    async fn catch_up(&self, _: Indexed) -> Result<InStep, Failure> {
+        self.follower.catch_up().await?;
+        self.follower.settle().await?;
+        Ok(InStep(()))
+    }
+
+    async fn verify(&self, _: InStep) -> Result<Compared, Failure> {
+        if self.migration.phase == state::Phase::Ready {
+            return Ok(Compared(()));
+        }
+        self.context.store.set_phase(self.context.id, state::Phase::CatchUp, state::Phase::Ready).await?;
+        Ok(Compared(()))
+    }
+
+    /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
+    async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
+        let conn = self.context.connector.open(Role::Indexer).await?;
+        let shadow = self.context.names.shadow();
+        let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
+        conn.batch("analyze shadow", &format!("{verb} {shadow}")).await?;
+        self.wait_while_postponed().await?;
+        Ok(Ready(()))
+    }
+
+    async fn wait_while_postponed(&self) -> Result<(), Failure> {
+        let cutover = &self.options.cutover;
+        let mut said = false;
+        loop {
+            let file = cutover.postpone_file.as_ref().filter(|f| f.exists());
+            let flag = cutover.postpone && !self.released().await?;
+            let why = match (file, flag) {
+                (Some(file), _) => format!("the file {} to go", file.display()),
+                (None, true) => format!("pgrecast cutover {}", self.context.id),
+                (None, false) => return Ok(()),
+            };
+            if !said {
+                said = true;
+                self.context.reporter.say(Event::Waiting { on: why });
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn released(&self) -> Result<bool, Failure> {
+        let sql = format!("SELECT cutover_released FROM pgrecast.migration WHERE id = {}", self.context.id);
+        Ok(self.context.store.conn().scalar("look for release", &sql).await?.as_deref() == Some("t"))
+    }
+
+    async fn cut_over(&self, _: Ready) -> Result<(), Failure> {
+        let figures =
+            cutover::run(&self.context, &self.follower, &self.options.cutover, &self.fingerprint.columns).await?;
+        self.context.reporter.say(Event::CutOver {
+            lock_wait: figures.lock_wait.as_secs_f64(),
+            write_blocked: figures.write_blocked.as_secs_f64(),
+            final_keys: figures.final_keys,
+        });
+        if let Ok(mut kept) = self.figures.lock() {
+            *kept = Some(figures);
+        }
+        Ok(())
+    }
+}
+
+fn differs(migration: &Migration) -> Failure {
+    Failure::new(Exit::Differs, format!("migration {} failed its verification", migration.id))
+        .detail("A difference between source and shadow was found by an earlier run, so there can be no cut-over.")
+        .hint(format!("Run pgrecast abort {}.", migration.id))
+}
+
+/// Rows by the catalog's estimate, and bytes of the main fork.
+async fn source_size(conn: &Conn, context: &Context) -> Result<(u64, u64), Failure> {
+    let sql = format!(
+        "SELECT greatest(reltuples, 0)::int8::text, pg_relation_size(oid)::text FROM pg_catalog.pg_class WHERE oid = {}",
+        context.plan.source.oid
+    );
+    let row = conn.simple("read source size", &sql).await?.into_iter().next().unwrap_or_default();
+    let number = |i: usize| row.get(i).cloned().flatten().and_then(|t| t.parse().ok()).unwrap_or(0);
+    Ok((number(0), number(1)))
+}
+
+/// The lease goes with its connection: another runner may take over, so this one stops.
+async fn lease_lost(context: &Context) -> Failure {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if context.store.conn().is_closed() {
+            return Failure::failed("the connection that holds the migration's lease was lost")
+                .hint("Run the same command again to go on.");
+        }
+    }
+}
+
+/// SIGINT, SIGTERM or the end of `--max-runtime`. A second signal ends the process at once.
+async fn stop_request(max_runtime: Option<Duration>) -> Failure {
+    use tokio::signal::unix::{SignalKind, signal};
+    let again = "Run the same command again to go on.";
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    let over = async {
+        match max_runtime {
+            Some(most) => tokio::time::sleep(most).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = over => return Failure::new(Exit::Paused, "stopped at the end of --max-runtime").hint(again),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        std::process::exit(i32::from(Exit::Interrupted.code()));
+    });
+    Failure::new(Exit::Interrupted, "interrupted").hint(again)
+}
+
+/// Where relative paths in the options begin: kept absolute, so that a resume from elsewhere looks at the same file.
+pub fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
