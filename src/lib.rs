@@ -16,3 +16,4 @@ pub mod flush;
 pub mod journal;
 mod retry;
 pub mod throttle;
+pub mod verify;
