@@ -15,6 +15,9 @@ use crate::plan::shape::Shape;
 use crate::prepare;
 use crate::state::Phase;
 
+/// Keys beyond which the flush under the lock would take too long.
+const MOST_KEYS: usize = 10_000;
+
 /// A swap that was committed.
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
@@ -52,6 +55,9 @@ pub(super) async fn run(
     if let Some(why) = keep_vacuum_away(context, &flusher, options).await? {
         return Ok(Outcome::Blocked(why));
     }
+    // What is received by now is flushed at once; what comes while the flushers come to rest is left for the lock.
+    follower.hurry().await?;
+    follower.settle().await?;
     follower.quiesce().await?;
     let outcome = locked(context, follower, options, &flusher, &statements).await;
     let outcome = match outcome {
@@ -187,7 +193,10 @@ async fn locked(
     let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));
     // The server ends a statement that takes too long; this side ends the wait for the stream.
     conn.batch("bound cut-over", &format!("SET LOCAL statement_timeout = '{}ms'", left.as_millis().max(1))).await?;
-    let keys = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
+    let drained = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
+    let keys = drained
+        .filter(|keys| keys.len() <= MOST_KEYS)
+        .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
     final_flush(context, flusher, &keys).await?;
     let rest = left.saturating_sub(granted.elapsed());
     if rest.is_zero() {

@@ -22,8 +22,9 @@ pub struct Blocker {
     pub who: String,
 }
 
-/// The most keys that may be left for the flush under the lock.
-pub const FINAL_KEYS: u64 = 300;
+/// The backlog beyond which the lock is not asked for: what gathers between two flushes at some tens of thousands of
+/// changes a second.
+pub const FINAL_KEYS: u64 = 2_000;
 
 /// Go, or why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn a_blocker_counts_only_once_in_step() {
         let blocker = Blocker { pid: Some(7), age_ms: 20_000, who: "pid 7".into() };
-        let mut seen = Seen { backlog: 1_000, live: true, blockers: vec![blocker] };
+        let mut seen = Seen { backlog: 3_000, live: true, blockers: vec![blocker] };
         assert!(matches!(decide(&seen), Decision::Behind(_)));
         seen.backlog = 3;
         assert_eq!(decide(&seen), Decision::Blocked("pid 7".into()));

@@ -47,7 +47,6 @@ pub struct Figures {
 /// Exit 5 where the lock was never granted: everything is kept for another try.
 pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
     let monitor = context.connector.open(Role::Monitor).await?;
-    follower.urgent(true).await?;
     let mut last = String::new();
     for number in 1..=options.attempts {
         let decision = wait_in_step(context, follower, options, &monitor).await?;

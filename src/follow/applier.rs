@@ -28,8 +28,8 @@ const EAGER_KEYS: usize = 400;
 const JOURNAL_KEYS: usize = 8_192;
 /// How long received keys may wait for the next write to the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(100);
-/// Keys of a generation that may be kept in memory instead: below this, catching up turns live.
-const LIVE_KEYS: u64 = 4_000;
+/// Keys of the youngest generation below which they are taken to memory and following turns live.
+const LIVE_KEYS: u64 = 10_000;
 /// Memory of the backlog beyond which keys go back to the journal table.
 const MEMORY_BYTES: usize = 12 << 20;
 /// How often the ledger and unsettled keys are looked at.
@@ -51,12 +51,21 @@ enum Mode {
 struct Draining {
     generation: u32,
     exhausted: bool,
+    /// The cursor went with its connection: the generation is read again, once no batch of it is out.
+    lost: bool,
     batches: HashMap<usize, Batch>,
 }
 
 struct Flusher {
     batches: mpsc::Sender<Batch>,
     busy: bool,
+}
+
+impl Flusher {
+    fn take(&mut self, batch: Batch) -> Result<(), Error> {
+        self.busy = true;
+        self.batches.try_send(batch).map_err(|_| Error::client("flush", "a flusher died"))
+    }
 }
 
 /// The task's state.
@@ -70,8 +79,8 @@ pub(super) struct Applier {
     generation: u32,
     /// Earlier generations, oldest first.
     older: Vec<u32>,
-    /// Keys in the generation that is written.
-    written: u64,
+    /// Keys in the generation that is written; unknown where an earlier run wrote it.
+    written: Option<u64>,
     /// Keys received and not journaled yet.
     pending: HashMap<Key, u64>,
     pending_since: Instant,
@@ -88,7 +97,12 @@ pub(super) struct Applier {
     /// A 64-bit transaction id of the recent past.
     near_xid: u64,
     urgent: bool,
-    quiet: Option<Vec<oneshot::Sender<()>>>,
+    /// No batch leaves while this is set.
+    quiet: bool,
+    /// To be told once no flusher is at work.
+    awaiting_quiet: Vec<oneshot::Sender<()>>,
+    /// Keys were due and no flusher could take them.
+    stuck: bool,
     barriers: HashMap<String, Waiter>,
     next_token: u64,
     /// Settles whose barrier has come back: what was added before the mark must be retired.
@@ -99,7 +113,7 @@ pub(super) struct Applier {
 
 enum Waiter {
     Settle(oneshot::Sender<()>),
-    Drain(oneshot::Sender<Vec<Key>>),
+    Drain(oneshot::Sender<Option<Vec<Key>>>),
 }
 
 impl Applier {
@@ -107,6 +121,7 @@ impl Applier {
         let conn = job.connector.open(Role::Journal).await?;
         conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
         let mut older = table::generations(&conn, &job.names).await?;
+        let fresh = older.is_empty();
         let generation = match older.last() {
             Some(last) => *last,
             None => {
@@ -142,7 +157,7 @@ impl Applier {
             catching_up: false,
             generation,
             older,
-            written: u64::MAX,
+            written: if fresh { Some(0) } else { None },
             pending: HashMap::new(),
             pending_since: Instant::now(),
             backlog: Backlog::new(partitions),
@@ -156,7 +171,9 @@ impl Applier {
             last_end: Lsn::ZERO,
             near_xid: 0,
             urgent: false,
-            quiet: None,
+            quiet: false,
+            awaiting_quiet: Vec::new(),
+            stuck: false,
             barriers: HashMap::new(),
             next_token: 0,
             settling: Vec::new(),
@@ -208,6 +225,7 @@ impl Applier {
     /// How long the loop may sleep before gathered keys must move on.
     fn linger(&self) -> Duration {
         match &self.mode {
+            Mode::Live if self.stuck => TICK,
             Mode::Journal | Mode::Drain(_) if self.pending.is_empty() => TICK,
             Mode::Journal | Mode::Drain(_) => JOURNAL_AFTER.saturating_sub(self.pending_since.elapsed()),
             Mode::Live => match self.gathering_since {
@@ -218,9 +236,11 @@ impl Applier {
     }
 
     fn show(&self) {
-        let in_table = if matches!(self.mode, Mode::Live) { 0 } else { self.written.min(u64::MAX - 1) };
-        let table = if self.written == u64::MAX { 0 } else { in_table };
-        let backlog = table + self.pending.len() as u64 + self.backlog.len() as u64;
+        let in_table = match self.mode {
+            Mode::Live => 0,
+            Mode::Journal | Mode::Drain(_) => self.written.unwrap_or(0),
+        };
+        let backlog = in_table + self.pending.len() as u64 + self.backlog.len() as u64;
         self.view.backlog.store(backlog, Ordering::Relaxed);
         self.view.live.store(matches!(self.mode, Mode::Live), Ordering::Release);
     }
@@ -229,10 +249,16 @@ impl Applier {
         match command {
             Command::CatchUp => self.catching_up = true,
             Command::Settle(reply) => self.emit_barrier(Waiter::Settle(reply)).await?,
-            Command::Urgent(on) => self.urgent = on,
-            Command::Quiesce(reply) => self.quiet.get_or_insert_default().push(reply),
+            Command::Hurry => self.urgent = true,
+            Command::Quiesce(reply) => {
+                self.quiet = true;
+                self.awaiting_quiet.push(reply);
+            }
             Command::Drain(reply) => self.emit_barrier(Waiter::Drain(reply)).await?,
-            Command::GoOn => self.quiet = None,
+            Command::GoOn => {
+                self.quiet = false;
+                self.urgent = false;
+            }
             Command::Watch(keys, reply) => {
                 self.watched = keys.into_iter().collect();
                 self.touched.clear();
@@ -274,11 +300,8 @@ impl Applier {
                 Ok(conn) => {
                     conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
                     self.conn = conn;
-                    // The cursor went with the connection: the generation is read again from its start.
                     if let Mode::Drain(d) = &mut self.mode {
-                        d.exhausted = false;
-                        let generation = d.generation;
-                        table::open(&self.conn, &self.job.plan, &self.job.names, generation).await?;
+                        d.lost = true;
                     }
                     return Ok(());
                 }
@@ -340,10 +363,8 @@ impl Applier {
                 self.answer_settled();
             }
             Some(Waiter::Drain(reply)) => {
-                if !matches!(self.mode, Mode::Live) {
-                    return Err(Failure::failed("the journal table is not empty at the cut-over"));
-                }
-                let _ = reply.send(self.backlog.outstanding());
+                let live = matches!(self.mode, Mode::Live);
+                let _ = reply.send(live.then(|| self.backlog.outstanding()));
             }
             None => {}
         }
@@ -359,7 +380,8 @@ impl Applier {
         );
         self.job.copy.over.store(true, Ordering::Release);
         self.touched.clone_from(&self.watched);
-        let mut retry = Retry::new();
+        // An index build may hold the shadow for as long as it takes.
+        let mut retry = Retry::without_end();
         while let Err(e) = self.conn.batch("empty shadow", &sql).await {
             self.mend(e, &mut retry).await?;
         }
@@ -378,7 +400,7 @@ impl Applier {
                 Err(e) => self.mend(e, &mut retry).await?,
             }
         }
-        self.written = self.written.saturating_add(self.pending.len() as u64);
+        self.written = self.written.map(|n| n + self.pending.len() as u64);
         self.pending.clear();
         Ok(())
     }
@@ -404,17 +426,10 @@ impl Applier {
         while let Err(e) = self.conn.batch("create journal", &sql).await {
             self.mend(e, &mut retry).await?;
         }
-        if !self.older.contains(&self.generation) && self.generation_exists() {
-            self.older.push(self.generation);
-        }
+        self.older.push(self.generation);
         self.generation = next;
-        self.written = 0;
+        self.written = Some(0);
         Ok(())
-    }
-
-    /// In live mode the last generation has been dropped.
-    fn generation_exists(&self) -> bool {
-        self.written > 0
     }
 
     /// Takes whatever step is due.
@@ -424,10 +439,9 @@ impl Applier {
             self.write_journal().await?;
         }
         let idle = self.flushers.iter().all(|f| !f.busy);
-        if self.quiet.is_some() && idle && matches!(self.mode, Mode::Live) {
-            for reply in self.quiet.iter_mut().flatten().filter(|r| !r.is_closed()).collect::<Vec<_>>() {
-                let (taken, _) = oneshot::channel();
-                let _ = std::mem::replace(reply, taken).send(());
+        if idle && matches!(self.mode, Mode::Live) {
+            for reply in self.awaiting_quiet.drain(..) {
+                let _ = reply.send(());
             }
         }
         match &self.mode {
@@ -438,49 +452,44 @@ impl Applier {
         }
     }
 
-    /// Opens the oldest generation, or turns live where the last one is small.
+    /// Opens the oldest generation, or turns live where only the youngest is left and it is small.
     async fn next_generation(&mut self) -> Result<(), Failure> {
         if self.older.is_empty() {
-            let small = self.written < LIVE_KEYS;
-            self.rotate().await?;
-            if small && self.older.is_empty() {
-                self.go_live().await?;
-                return Ok(());
+            if self.written.is_some_and(|n| n < LIVE_KEYS) {
+                return self.go_live().await;
             }
+            self.rotate().await?;
         }
-        let Some(generation) = self.older.first().copied() else { return self.go_live().await };
-        let mut retry = Retry::new();
-        while let Err(e) = table::open(&self.conn, &self.job.plan, &self.job.names, generation).await {
-            self.mend(e, &mut retry).await?;
-        }
-        self.mode = Mode::Drain(Draining { generation, exhausted: false, batches: HashMap::new() });
+        let Some(generation) = self.older.first().copied() else { return Ok(()) };
+        self.mode = Mode::Drain(Draining { generation, exhausted: false, lost: true, batches: HashMap::new() });
         Ok(())
     }
 
-    /// No older generation is left: the keys of the youngest come to memory, and it is dropped.
+    /// Takes the keys of the youngest generation to memory. Its rows stay on disk, since the stream has been
+    /// acknowledged on their account: a run that comes after a kill finds them there.
     async fn go_live(&mut self) -> Result<(), Failure> {
         self.write_journal().await?;
         let mut retry = Retry::new();
         let keys = loop {
             match self.read_generation().await {
                 Ok(keys) => break keys,
-                Err(failure) => match failure.source {
-                    Some(e) => self.mend(*e, &mut retry).await?,
-                    None => return Err(failure),
-                },
+                Err(e) => self.mend(e, &mut retry).await?,
             }
         };
-        // Not acknowledged beyond this point until they are flushed: their rows in the table go away.
-        let hold = self.ledger.safe();
         for (key, xid) in keys {
-            self.backlog.add(key, xid, hold);
+            self.backlog.add(key, xid, self.last_end);
+        }
+        // Who waits for what was committed before now waits for these keys as well.
+        for (mark, _) in &mut self.settling {
+            *mark = self.backlog.mark();
         }
         self.mode = Mode::Live;
         self.gathering_since = (!self.backlog.is_empty()).then(Instant::now);
+        self.answer_settled();
         Ok(())
     }
 
-    async fn read_generation(&mut self) -> Result<Vec<(Key, u64)>, Failure> {
+    async fn read_generation(&mut self) -> Result<Vec<(Key, u64)>, Error> {
         table::open(&self.conn, &self.job.plan, &self.job.names, self.generation).await?;
         let mut keys = Vec::new();
         loop {
@@ -496,28 +505,46 @@ impl Applier {
 
     /// Feeds idle flushers from the open generation; drops it when all of it is flushed.
     async fn drain(&mut self) -> Result<(), Failure> {
+        let mut retry = Retry::new();
+        while let Err(e) = self.drain_step().await {
+            self.mend(e, &mut retry).await?;
+        }
+        Ok(())
+    }
+
+    async fn drain_step(&mut self) -> Result<(), Error> {
         if self.job.throttle.reason().is_some() {
             return Ok(());
         }
-        for partition in 0..self.flushers.len() {
-            let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
-            if self.flushers[partition].busy || d.exhausted {
-                continue;
+        let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
+        if d.lost {
+            if !d.batches.is_empty() {
+                return Ok(());
+            }
+            table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
+            (d.lost, d.exhausted) = (false, false);
+        }
+        for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| !f.busy) {
+            if d.exhausted {
+                break;
             }
             let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
             if keys.is_empty() {
                 d.exhausted = true;
-                continue;
+                break;
             }
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
-            self.send(Batch { partition, keys, xids })?;
+            flusher.take(Batch { partition, keys, xids })?;
         }
-        let Mode::Drain(d) = &self.mode else { return Ok(()) };
         if d.exhausted && d.batches.is_empty() {
             let generation = d.generation;
             // What came back unsettled is in a younger generation before this one goes.
-            self.write_journal().await?;
+            if !self.pending.is_empty() {
+                table::append(&self.conn, &self.job.names, self.generation, self.pending.iter().map(|(k, x)| (k, *x))).await?;
+                self.written = self.written.map(|n| n + self.pending.len() as u64);
+                self.pending.clear();
+            }
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
             self.mode = Mode::Journal;
@@ -525,15 +552,10 @@ impl Applier {
         Ok(())
     }
 
-    fn send(&mut self, batch: Batch) -> Result<(), Failure> {
-        let flusher = &mut self.flushers[batch.partition];
-        flusher.busy = true;
-        flusher.batches.try_send(batch).map_err(|_| Failure::failed("a flusher died"))
-    }
-
     /// Hands ready keys to idle flushers once they have gathered for a moment.
     fn dispatch(&mut self) -> Result<(), Failure> {
-        if self.quiet.is_some() || self.job.throttle.reason().is_some() {
+        self.stuck = self.quiet || self.job.throttle.reason().is_some();
+        if self.stuck {
             return Ok(());
         }
         let due = self.urgent || self.gathering_since.is_some_and(|s| s.elapsed() >= LINGER);
@@ -547,7 +569,7 @@ impl Applier {
             let taken = self.backlog.take(partition, BATCH_KEYS);
             left |= self.backlog.ready(partition) > 0;
             let (keys, xids) = taken.into_iter().map(|(k, p)| (k, p.xid)).unzip();
-            self.send(Batch { partition, keys, xids })?;
+            self.flushers[partition].take(Batch { partition, keys, xids })?;
         }
         if due {
             self.gathering_since = left.then(Instant::now);

@@ -64,9 +64,9 @@ pub struct View {
 enum Command {
     CatchUp,
     Settle(oneshot::Sender<()>),
-    Urgent(bool),
+    Hurry,
     Quiesce(oneshot::Sender<()>),
-    Drain(oneshot::Sender<Vec<Key>>),
+    Drain(oneshot::Sender<Option<Vec<Key>>>),
     GoOn,
     Watch(Vec<Key>, oneshot::Sender<()>),
     Touched(oneshot::Sender<HashSet<Key>>),
@@ -142,9 +142,9 @@ impl Follower {
         self.ask(Command::Settle).await
     }
 
-    /// Flushes at once what would otherwise be gathered for a moment.
-    pub async fn urgent(&self, on: bool) -> Result<(), Failure> {
-        self.tell(Command::Urgent(on)).await
+    /// Flushes at once, until [`Follower::go_on`], what would otherwise be gathered for a moment.
+    pub async fn hurry(&self) -> Result<(), Failure> {
+        self.tell(Command::Hurry).await
     }
 
     /// Returns once no flusher is at work; none will be until [`Follower::go_on`]. The stream is received all the same.
@@ -152,8 +152,9 @@ impl Follower {
         self.ask(Command::Quiesce).await
     }
 
-    /// The keys still to be flushed after everything committed before the call has been received; they stay.
-    pub async fn drain(&self) -> Result<Vec<Key>, Failure> {
+    /// The keys still to be flushed after everything committed before the call has been received; they stay. `None`
+    /// where they have become too many for memory.
+    pub async fn drain(&self) -> Result<Option<Vec<Key>>, Failure> {
         self.ask(Command::Drain).await
     }
 

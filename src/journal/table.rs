@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 
-use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::plan::types::{Names, Plan, SCHEMA};
 use crate::stream::Key;
@@ -105,15 +104,16 @@ pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> R
 }
 
 /// The next keys of the open generation.
-pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Failure> {
-    let rows = conn.simple("read journal", &format!("FETCH {count} FROM {CURSOR}")).await?;
+pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Error> {
+    const NAME: &str = "read journal";
+    let rows = conn.simple(NAME, &format!("FETCH {count} FROM {CURSOR}")).await?;
     rows.into_iter()
         .map(|mut row| {
             let xid = row.pop().flatten().and_then(|x| x.parse().ok());
             let columns: Option<Vec<&str>> = row.iter().map(Option::as_deref).collect();
             xid.zip(columns.and_then(Key::new))
                 .map(|(xid, key)| (key, xid))
-                .ok_or_else(|| Failure::failed("the journal holds a row without a key"))
+                .ok_or_else(|| Error::client(NAME, "the journal holds a row without a key"))
         })
         .collect()
 }

@@ -81,7 +81,7 @@ struct Dependent {
     description: String,
 }
 
-pub(super) async fn findings(conn: &Conn, oid: u32, _version: u32) -> Result<Vec<Finding>, Failure> {
+pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Failure> {
     let rows = conn.simple("find dependents", &DEPENDENTS.replace("$1", &oid.to_string())).await?;
     let mut found = Vec::new();
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
