@@ -37,6 +37,15 @@ struct Compared(());
 /// Statistics are there, and nothing postpones the cut-over.
 struct Ready(());
 
+/// How far a run goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// To the end.
+    Swapped,
+    /// Until source and shadow have been compared, even where an earlier run has compared them.
+    Compared,
+}
+
 /// A run of a migration from wherever it stands.
 pub struct Run {
     /// The migration.
@@ -45,6 +54,7 @@ pub struct Run {
     pub options: MigrateOptions,
     /// What the report will say.
     pub report: Report,
+    until: Until,
     begun: Instant,
 }
 
@@ -52,6 +62,7 @@ pub struct Run {
 struct Work {
     context: Arc<Context>,
     options: MigrateOptions,
+    until: Until,
     migration: Migration,
     follower: Follower,
     copy: Arc<copy::Progress>,
@@ -65,8 +76,8 @@ struct Work {
 
 impl Run {
     /// A run that begins now.
-    pub fn new(context: Arc<Context>, options: MigrateOptions, report: Report) -> Self {
-        Run { context, options, report, begun: Instant::now() }
+    pub fn new(context: Arc<Context>, options: MigrateOptions, until: Until, report: Report) -> Self {
+        Run { context, options, report, until, begun: Instant::now() }
     }
 
     /// From the phase the control row names to the end, or to a clean stop.
@@ -94,7 +105,10 @@ impl Run {
         if migration.phase.is_before_swap() {
             self.swap(migration, &mut stopped).await?;
         }
-        self.clean_up().await
+        match self.until {
+            Until::Swapped => self.clean_up().await,
+            Until::Compared => Ok(()),
+        }
     }
 
     /// Says when a phase begins and ends.
@@ -138,10 +152,10 @@ impl Run {
         };
         monitor.abort();
         self.tell(&work);
-        let left = match &outcome {
+        let left = match (&outcome, self.until) {
             // Nothing follows the old table any more.
-            Ok(()) => Ok(()),
-            Err(_) => work.follower.stop().await,
+            (Ok(()), Until::Swapped) => Ok(()),
+            (Ok(()), Until::Compared) | (Err(_), _) => work.follower.stop().await,
         };
         outcome.and(left)
     }
@@ -182,6 +196,7 @@ impl Run {
         let work = Work {
             context,
             options: self.options.clone(),
+            until: self.until,
             migration,
             follower,
             copy,
@@ -267,6 +282,9 @@ impl Work {
         let indexed = self.phase(Phase::Index, self.index(copied)).await?;
         let in_step = self.phase(Phase::CatchUp, self.catch_up(indexed)).await?;
         let compared = self.phase(Phase::Verify, self.verify(in_step)).await?;
+        if self.until == Until::Compared {
+            return Ok(());
+        }
         let ready = self.phase(Phase::Ready, self.ready(compared)).await?;
         self.phase(Phase::CutOver, self.cut_over(ready)).await
     }
@@ -325,11 +343,13 @@ impl Work {
 
     async fn verify(&self, _: InStep) -> Result<Compared, Failure> {
         use state::Phase as P;
-        if self.migration.phase == P::Ready {
+        let again = self.until == Until::Compared;
+        if self.migration.phase == P::Ready && !again {
             return Ok(Compared(()));
         }
         let id = self.context.id;
-        if self.options.verify {
+        let from = if self.migration.phase == P::Ready { P::Ready } else { P::CatchUp };
+        if self.options.verify || again {
             let verdict = compare(&self.context, &self.follower, &self.throttle, self.board.verified.clone()).await?;
             if let Ok(mut kept) = self.verified.lock() {
                 *kept = Some((verdict.rows_compared, verdict.difference_count, verdict.rechecked));
@@ -340,11 +360,13 @@ impl Work {
                 rechecked: verdict.rechecked,
             });
             if verdict.difference_count > 0 {
-                self.context.store.set_phase(id, P::CatchUp, P::Differs).await?;
+                self.context.store.set_phase(id, from, P::Differs).await?;
                 return Err(found_different(id, &verdict));
             }
         }
-        self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
+        if from == P::CatchUp {
+            self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
+        }
         Ok(Compared(()))
     }
 
