@@ -8,13 +8,19 @@ use crate::plan::build::{self, Request};
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, read};
 use crate::preflight;
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, absolute};
 use crate::spec::Clauses;
 use crate::state::{Migration, NewMigration, Phase};
 
 /// Migrates, or goes on with the same migration where it was begun before.
-pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
+pub async fn alter(typed: Alter) -> Result<(), Failure> {
+    let reporter = reporter(typed.output.format)?;
+    alter_told(typed, &reporter).await
+}
+
+/// The same, told to a reporter of the caller's.
+pub(super) async fn alter_told(mut typed: Alter, reporter: &Reporter) -> Result<(), Failure> {
     make_absolute(&mut typed.options);
     let clauses = Clauses::parse(&typed.clauses)?;
     let opened = open(&typed.connection, typed.options.cutover.lock_timeout).await?;
@@ -22,7 +28,7 @@ pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
     let schema = typed.table.schema.as_deref();
     let oid = preflight::find_table(&planner, schema, &typed.table.name).await?;
     if let Some(begun) = begun_before(&opened, oid, &typed).await? {
-        return go(opened, begun, typed.options, "alter", true, &typed.output).await;
+        return go(opened, begun, typed.options, "alter", true, reporter, &typed.output).await;
     }
     preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid).await?)?;
     let settings = settings(&typed.options);
@@ -51,7 +57,7 @@ pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
         })
         .await?;
     let migration = again(&opened, id).await?;
-    go(opened, migration, typed.options, "alter", false, &typed.output).await
+    go(opened, migration, typed.options, "alter", false, reporter, &typed.output).await
 }
 
 /// Goes on with an interrupted migration.
@@ -60,7 +66,8 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     let migration = opened.find(typed.id, "resume", is_unfinished).await?;
     let mut options = typed.changes.apply(migration.options.clone())?;
     make_absolute(&mut options);
-    go(opened, migration, options, "resume", true, &typed.output).await
+    let reporter = reporter(typed.output.format)?;
+    go(opened, migration, options, "resume", true, &reporter, &typed.output).await
 }
 
 /// What makes a command the same command: the table, the clauses, and what shapes the target.
@@ -108,9 +115,9 @@ async fn go(
     options: MigrateOptions,
     command: &str,
     resumed: bool,
+    reporter: &Reporter,
     output: &Output,
 ) -> Result<(), Failure> {
-    let reporter = reporter(output.format)?;
     let report = Report {
         id: Some(i64::from(migration.id)),
         command: command.to_owned(),
@@ -121,7 +128,7 @@ async fn go(
     };
     let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
         Ok(context) => context,
-        Err(failure) => return close(&reporter, report, Err(failure), None, output.report.as_deref()),
+        Err(failure) => return close(reporter, report, Err(failure), None, output.report.as_deref()),
     };
     reporter.say(Event::Started {
         id: i64::from(migration.id),
@@ -141,7 +148,7 @@ async fn go(
         Ok(None) | Err(_) => None,
     };
     let outcome = outcome.map_err(|failure| what_remains(failure, &migration));
-    close(&reporter, run.report, outcome, old_table, output.report.as_deref())
+    close(reporter, run.report, outcome, old_table, output.report.as_deref())
 }
 
 async fn again_in(context: &crate::context::Context, id: i32) -> Result<Migration, Failure> {
