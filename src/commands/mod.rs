@@ -1,6 +1,7 @@
 //! The commands, each from what was typed to its exit.
 
 mod alter;
+mod demo;
 mod list;
 mod opened;
 mod remove;
@@ -26,7 +27,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Abort(one) => remove::abort(one).await,
         Command::Verify(verify) => alter::verify(verify).await,
         Command::Finish(finish) => remove::finish(finish).await,
-        Command::Demo(_) => Err(Failure::usage("not yet")),
+        Command::Demo(typed) => demo::demo(typed).await,
     }
 }
 
