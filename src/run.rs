@@ -4,6 +4,7 @@
 //! and what was not compared, or spared the comparison on request, cannot be swapped. A resumed run walks the same path;
 //! a phase that an earlier run has completed gives its token at once.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,7 @@ use crate::monitor::{Board, Monitor};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
+use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
 use crate::{finish, index, prepare};
@@ -322,10 +324,27 @@ impl Work {
     }
 
     async fn verify(&self, _: InStep) -> Result<Compared, Failure> {
-        if self.migration.phase == state::Phase::Ready {
+        use state::Phase as P;
+        if self.migration.phase == P::Ready {
             return Ok(Compared(()));
         }
-        self.context.store.set_phase(self.context.id, state::Phase::CatchUp, state::Phase::Ready).await?;
+        let id = self.context.id;
+        if self.options.verify {
+            let verdict = compare(&self.context, &self.follower, &self.throttle, self.board.verified.clone()).await?;
+            if let Ok(mut kept) = self.verified.lock() {
+                *kept = Some((verdict.rows_compared, verdict.difference_count, verdict.rechecked));
+            }
+            self.context.reporter.say(Event::VerifyResult {
+                rows_compared: verdict.rows_compared,
+                differences: verdict.difference_count,
+                rechecked: verdict.rechecked,
+            });
+            if verdict.difference_count > 0 {
+                self.context.store.set_phase(id, P::CatchUp, P::Differs).await?;
+                return Err(found_different(id, &verdict));
+            }
+        }
+        self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
         Ok(Compared(()))
     }
 
@@ -376,6 +395,56 @@ impl Work {
         }
         Ok(())
     }
+}
+
+impl verify::InStep for Follower {
+    async fn watch(&self, keys: Vec<Key>) -> Result<(), Failure> {
+        Follower::watch(self, keys).await
+    }
+
+    async fn settle(&self) -> Result<(), Failure> {
+        Follower::settle(self).await
+    }
+
+    async fn touched(&self) -> Result<HashSet<Key>, Failure> {
+        Follower::touched(self).await
+    }
+}
+
+/// Compares source and shadow while the follower keeps them in step.
+async fn compare(
+    context: &Context,
+    follower: &Follower,
+    throttle: &Throttle,
+    progress: Arc<verify::Progress>,
+) -> Result<verify::Verdict, Failure> {
+    let job = verify::Job {
+        connector: context.connector.clone(),
+        plan: context.plan.clone(),
+        shadow: context.names.shadow(),
+        jobs: u32::from(context.jobs),
+        throttle: throttle.clone(),
+    };
+    verify::run(job, follower, progress).await
+}
+
+fn found_different(id: i32, verdict: &verify::Verdict) -> Failure {
+    let shown: Vec<String> = verdict
+        .differences
+        .iter()
+        .take(5)
+        .map(|d| {
+            let how = match d.kind {
+                verify::Kind::Missing => "is missing in the shadow".to_owned(),
+                verify::Kind::Extra => "is in the shadow only".to_owned(),
+                verify::Kind::Different => format!("differs in {}", d.columns.join(", ")),
+            };
+            format!("{} {how}", d.key)
+        })
+        .collect();
+    Failure::new(Exit::Differs, format!("source and shadow differ in {} rows", verdict.difference_count))
+        .detail(format!("{}.", shown.join("; ")))
+        .hint(format!("There is no cut-over for this migration: run pgrecast abort {id}. The table is as it was."))
 }
 
 fn differs(migration: &Migration) -> Failure {

@@ -6,10 +6,10 @@ use std::time::Duration;
 pub type BlockRange = (u32, u32);
 
 /// The least and the most blocks of one chunk: 1 MiB and 1 GiB at the usual block size of 8 KiB.
-const CHUNK_BLOCKS: (u32, u32) = (128, 131_072);
+const CHUNK_BLOCKS: (u32, u32) = (128, 1_024);
 
 /// The first chunk's blocks: 16 MiB.
-const FIRST_BLOCKS: u32 = 2_048;
+const FIRST_BLOCKS: u32 = 1_024;
 
 /// How long a chunk should take. Its snapshot holds vacuum back that long, and a kill loses as much work.
 const CHUNK_TIME: Duration = Duration::from_millis(700);

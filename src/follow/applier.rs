@@ -358,6 +358,7 @@ impl Applier {
             self.job.id
         );
         self.job.copy.over.store(true, Ordering::Release);
+        self.touched.clone_from(&self.watched);
         let mut retry = Retry::new();
         while let Err(e) = self.conn.batch("empty shadow", &sql).await {
             self.mend(e, &mut retry).await?;
