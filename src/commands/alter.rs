@@ -8,18 +8,24 @@ use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, read};
 use crate::preflight;
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::spec::Clauses;
 use crate::state::{Migration, NewMigration, Phase, Store};
 
 /// Migrates, or goes on with the same migration where it was begun before.
-pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
+pub async fn alter(typed: Alter) -> Result<(), Failure> {
+    let reporter = reporter(typed.output.format)?;
+    alter_told(typed, &reporter).await
+}
+
+/// The same, told to a reporter of the caller's.
+pub(super) async fn alter_told(mut typed: Alter, reporter: &Reporter) -> Result<(), Failure> {
     make_absolute(&mut typed.options);
     match begin(&typed).await {
         Ok(Some((opened, migration, resumed))) => {
             let how = How { command: "alter", resumed, until: Until::Swapped };
-            go(opened, migration, typed.options, how, &typed.output).await
+            go(opened, migration, typed.options, how, reporter, &typed.output).await
         }
         Ok(None) => Ok(()),
         Err(failure) => Err(without_run("alter", failure, &typed.output)),
@@ -81,7 +87,7 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     let mut options = typed.changes.apply(migration.options.clone())?;
     make_absolute(&mut options);
     let how = How { command: "resume", resumed: true, until: Until::Swapped };
-    go(opened, migration, options, how, &typed.output).await
+    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
 }
 
 /// Compares source and shadow of a stopped migration, and stops again.
@@ -98,7 +104,7 @@ pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
     }
     let options = migration.options.clone();
     let how = How { command: "verify", resumed: true, until: Until::Compared };
-    go(opened, migration, options, how, &typed.output).await
+    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
 }
 
 /// What a run is for.
@@ -152,9 +158,9 @@ async fn go(
     migration: Migration,
     options: MigrateOptions,
     how: How,
+    reporter: &Reporter,
     output: &Output,
 ) -> Result<(), Failure> {
-    let reporter = reporter(output.format)?;
     let report = Report {
         id: Some(i64::from(migration.id)),
         command: how.command.to_owned(),
@@ -165,7 +171,7 @@ async fn go(
     };
     let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
         Ok(context) => context,
-        Err(failure) => return close(&reporter, report, Err(failure), None, output.report.as_deref()),
+        Err(failure) => return close(reporter, report, Err(failure), None, output.report.as_deref()),
     };
     reporter.say(Event::Started {
         id: i64::from(migration.id),
@@ -185,7 +191,7 @@ async fn go(
         Ok(None) | Err(_) => None,
     };
     let outcome = outcome.map_err(|failure| what_remains(failure, &migration));
-    close(&reporter, run.report, outcome, old_table, output.report.as_deref())
+    close(reporter, run.report, outcome, old_table, output.report.as_deref())
 }
 
 /// A failed run says what is still there.

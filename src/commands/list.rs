@@ -41,7 +41,7 @@ async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<()
         });
     }
     let text = migrations(&rows, format).map_err(|e| Failure::failed(format!("cannot show the migrations: {e}")))?;
-    println!("{}", text.trim_end());
+    super::say_line(text.trim_end());
     Ok(())
 }
 

@@ -84,7 +84,7 @@ async fn describe(conn: &Conn, job: &Job, place: &str, cause: &Error) -> Result<
     let key = key.join(", ");
     let table = job.plan.source.name.plain();
     let constraint = cause.is(&SqlState::NOT_NULL_VIOLATION) || cause.is(&SqlState::CHECK_VIOLATION);
-    let hint = "Correct the row or the clauses; the table is as it was. Then run pgrecast abort and start again.";
+    let hint = "The table is as it was. Correct the row and run the same command again to go on, or give up with pgrecast abort.";
     if !constraint {
         for column in &job.plan.columns {
             let Value::Converted { expression } = &column.value else { continue };

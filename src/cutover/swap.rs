@@ -45,7 +45,7 @@ impl Swap<'_> {
         let old = self.old_table();
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {} WHERE id = {}",
-            Literal(&old.to_string()),
+            Literal(&old.plain()),
             self.id
         ));
         steps.push(Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped));

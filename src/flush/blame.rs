@@ -18,7 +18,7 @@ pub async fn find(flusher: &Flusher, plan: &Plan, keys: &[Key], error: &Error) -
                     e.message
                 ))
                 .hint(
-                    "Correct the row or the clauses; the table is as it was. Then run pgrecast abort and start again.",
+                    "The table is as it was. Correct the row and run the same command again to go on, or give up with pgrecast abort.",
                 )
                 .caused_by(&e);
             }

@@ -55,7 +55,7 @@ impl Statements {
             )
         };
         let still_there =
-            format!(" WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS src WHERE {})", in_source("src", &alias));
+            format!(" WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS pgrecast_src WHERE {})", in_source("pgrecast_src", &alias));
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
@@ -67,10 +67,10 @@ impl Statements {
             .collect::<Vec<_>>()
             .join(", ");
         let upsert = format!(
-            "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({keys}) AS changed \
-             JOIN ONLY {source} AS src ON {}) AS {alias} ON CONFLICT ({}) DO UPDATE SET {set}",
+            "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT pgrecast_src.* FROM ({keys}) AS changed \
+             JOIN ONLY {source} AS pgrecast_src ON {}) AS {alias} ON CONFLICT ({}) DO UPDATE SET {set}",
             plan.overriding(),
-            in_source("src", "changed"),
+            in_source("pgrecast_src", "changed"),
             conflict_target(&plan.key),
         );
         Statements { delete_gone: delete(&still_there), delete_all: delete(""), upsert }
