@@ -123,7 +123,7 @@ async fn wait_in_step(
     }
 }
 
-/// Transactions with a lock on the source, or a request for one, older than `pause`; autovacuum yields and is no
+/// Transactions with a lock on the source or a sequence of its columns, or a request for one, older than `pause`; autovacuum yields and is no
 /// blocker, a vacuum against wraparound does not and is one.
 async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec<Blocker>, Failure> {
     let sql = format!(
@@ -132,7 +132,9 @@ async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec
          THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END) \
          FROM (SELECT DISTINCT pid, virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
-         AND database = {} AND relation = {} AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
+         AND database = {0} AND (relation = {1} OR relation IN (SELECT d.objid FROM pg_catalog.pg_depend d \
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass \
+         AND d.refobjid = {1} AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text \
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \

@@ -104,7 +104,16 @@ pub fn create_sequence(own: &super::shape::Sequence, name: &QualifiedName) -> St
     format!("CREATE SEQUENCE {name} AS {} {}", own.type_sql, sequence_options(own, None))
 }
 
-/// What CREATE TABLE cannot say: storage, compression, statistics, attribute options, unvalidated checks.
+/// CHECK constraints that hold for new rows only. Existing rows may break them, so the shadow gets them last.
+pub fn unvalidated_checks(shape: &Shape, table: &str) -> Vec<String> {
+    let add = |c: &super::shape::Check| format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition);
+    let comment = |c: &super::shape::Check| {
+        c.comment.as_ref().map(|text| format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&c.name), Literal(text)))
+    };
+    shape.checks.iter().filter(|c| !c.validated).flat_map(|c| std::iter::once(add(c)).chain(comment(c))).collect()
+}
+
+/// What CREATE TABLE cannot say: storage, compression, statistics, attribute options.
 pub fn column_settings(shape: &Shape, table: &str) -> Vec<String> {
     let mut steps = Vec::new();
     for c in &shape.columns {
@@ -122,13 +131,6 @@ pub fn column_settings(shape: &Shape, table: &str) -> Vec<String> {
             steps.push(format!("{alter} SET ({})", option_list(&c.options)));
         }
     }
-    steps.extend(
-        shape
-            .checks
-            .iter()
-            .filter(|c| !c.validated)
-            .map(|c| format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition)),
-    );
     steps
 }
 
@@ -143,7 +145,7 @@ pub fn comments(shape: &Shape, table: &str) -> Vec<String> {
             steps.push(format!("COMMENT ON COLUMN {table}.{} IS {}", Ident(&c.name), Literal(text)));
         }
     }
-    for c in &shape.checks {
+    for c in shape.checks.iter().filter(|c| c.validated) {
         if let Some(text) = &c.comment {
             steps.push(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&c.name), Literal(text)));
         }
