@@ -94,7 +94,8 @@ fn escape(value: &str, out: &mut Vec<u8>) {
 /// manual, "WITH HOLD").
 pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> Result<(), Error> {
     let names_list = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>();
-    let texts = names_list.iter().map(|n| format!("{n}::text")).collect::<Vec<_>>().join(", ");
+    // By the type's output function, as the stream spells keys: a cast to text differs for boolean, inet and char(n).
+    let texts = names_list.iter().map(|n| format!("concat({n})")).collect::<Vec<_>>().join(", ");
     let keys = names_list.join(", ");
     let sql = format!(
         "BEGIN; DECLARE {CURSOR} CURSOR WITH HOLD FOR SELECT {texts}, max(pgrecast_xid)::text FROM {} GROUP BY {keys} ORDER BY {keys}; COMMIT",
