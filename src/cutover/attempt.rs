@@ -188,6 +188,7 @@ async fn locked(
     // The server ends a statement that takes too long; this side ends the wait for the stream.
     conn.batch("bound cut-over", &format!("SET LOCAL statement_timeout = '{}ms'", left.as_millis().max(1))).await?;
     let keys = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
+    let keys = keys.ok_or_else(|| Stop::Rolled("a backlog too large to be flushed under the lock".to_owned()))?;
     final_flush(context, flusher, &keys).await?;
     let rest = left.saturating_sub(granted.elapsed());
     if rest.is_zero() {

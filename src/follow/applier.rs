@@ -50,8 +50,20 @@ enum Mode {
 /// A generation on its way to the flushers.
 struct Draining {
     generation: u32,
-    exhausted: bool,
+    reading: Reading,
     batches: HashMap<usize, Batch>,
+    retry: Retry,
+}
+
+/// How far the cursor over a generation is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Not opened, or gone with its connection: to be read from the start once nothing of it is in flight (rule 6).
+    Unopened,
+    /// Open.
+    Open,
+    /// Behind the last key.
+    Exhausted,
 }
 
 struct Flusher {
@@ -85,6 +97,8 @@ pub(super) struct Applier {
     ledger: Ledger,
     /// The end of the last transaction received in full.
     last_end: Lsn,
+    /// The same when the journal was last written: all up to there is in it.
+    journaled_end: Lsn,
     /// A 64-bit transaction id of the recent past.
     near_xid: u64,
     urgent: bool,
@@ -97,15 +111,21 @@ pub(super) struct Applier {
     touched: HashSet<Key>,
 }
 
+/// Opens the journal's connection.
+async fn open(job: &Job) -> Result<Conn, Error> {
+    let conn = job.connector.open(Role::Journal).await?;
+    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+    Ok(conn)
+}
+
 enum Waiter {
     Settle(oneshot::Sender<()>),
-    Drain(oneshot::Sender<Vec<Key>>),
+    Drain(oneshot::Sender<Option<Vec<Key>>>),
 }
 
 impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
-        let conn = job.connector.open(Role::Journal).await?;
-        conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+        let conn = open(&job).await?;
         let mut older = table::generations(&conn, &job.names).await?;
         let generation = match older.last() {
             Some(last) => *last,
@@ -154,6 +174,7 @@ impl Applier {
             safe,
             ledger: Ledger::new(),
             last_end: Lsn::ZERO,
+            journaled_end: Lsn::ZERO,
             near_xid: 0,
             urgent: false,
             quiet: None,
@@ -266,20 +287,17 @@ impl Applier {
     /// Opens the journal's connection again where it broke.
     async fn mend(&mut self, error: Error, retry: &mut Retry) -> Result<(), Failure> {
         retry.after(error).await?;
-        if !self.conn.is_closed() {
-            return Ok(self.conn.batch("roll back journal", "ROLLBACK").await?);
+        if !self.conn.is_closed() && self.conn.batch("roll back journal", "ROLLBACK").await.is_ok() {
+            return Ok(());
+        }
+        // The cursor goes with the connection.
+        if let Mode::Drain(d) = &mut self.mode {
+            d.reading = Reading::Unopened;
         }
         loop {
-            match self.job.connector.open(Role::Journal).await {
+            match open(&self.job).await {
                 Ok(conn) => {
-                    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
                     self.conn = conn;
-                    // The cursor went with the connection: the generation is read again from its start.
-                    if let Mode::Drain(d) = &mut self.mode {
-                        d.exhausted = false;
-                        let generation = d.generation;
-                        table::open(&self.conn, &self.job.plan, &self.job.names, generation).await?;
-                    }
                     return Ok(());
                 }
                 Err(e) => retry.after(e).await?,
@@ -340,20 +358,19 @@ impl Applier {
                 self.answer_settled();
             }
             Some(Waiter::Drain(reply)) => {
-                if !matches!(self.mode, Mode::Live) {
-                    return Err(Failure::failed("the journal table is not empty at the cut-over"));
-                }
-                let _ = reply.send(self.backlog.outstanding());
+                // A transaction larger than the memory may have come since the look before the lock.
+                let _ = reply.send(matches!(self.mode, Mode::Live).then(|| self.backlog.outstanding()));
             }
             None => {}
         }
         Ok(())
     }
 
-    /// Rule 8: TRUNCATE empties the shadow and ends the copy.
+    /// Rule 8: TRUNCATE empties the shadow and ends the copy. On the shadow only workers of ours hold locks, so nobody
+    /// queues behind the wait for the last of them, be it an index build.
     async fn truncate(&mut self) -> Result<(), Failure> {
         let sql = format!(
-            "BEGIN; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
+            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
             self.job.names.shadow(),
             self.job.id
         );
@@ -379,6 +396,7 @@ impl Applier {
         }
         self.written = self.written.saturating_add(self.pending.len() as u64);
         self.pending.clear();
+        self.journaled_end = self.last_end;
         Ok(())
     }
 
@@ -403,17 +421,10 @@ impl Applier {
         while let Err(e) = self.conn.batch("create journal", &sql).await {
             self.mend(e, &mut retry).await?;
         }
-        if !self.older.contains(&self.generation) && self.generation_exists() {
-            self.older.push(self.generation);
-        }
+        self.older.push(self.generation);
         self.generation = next;
         self.written = 0;
         Ok(())
-    }
-
-    /// In live mode the last generation has been dropped.
-    fn generation_exists(&self) -> bool {
-        self.written > 0
     }
 
     /// Takes whatever step is due.
@@ -437,28 +448,29 @@ impl Applier {
         }
     }
 
-    /// Opens the oldest generation, or turns live where the last one is small.
+    /// Opens the oldest generation, or turns live where only the youngest is left and it is small. It need not be
+    /// empty: under traffic it never would be.
     async fn next_generation(&mut self) -> Result<(), Failure> {
         if self.older.is_empty() {
-            let small = self.written < LIVE_KEYS;
-            self.rotate().await?;
-            if small && self.older.is_empty() {
-                self.go_live().await?;
-                return Ok(());
+            self.write_journal().await?;
+            if self.written < LIVE_KEYS {
+                return self.go_live().await;
             }
+            self.rotate().await?;
         }
         let Some(generation) = self.older.first().copied() else { return self.go_live().await };
-        let mut retry = Retry::new();
-        while let Err(e) = table::open(&self.conn, &self.job.plan, &self.job.names, generation).await {
-            self.mend(e, &mut retry).await?;
-        }
-        self.mode = Mode::Drain(Draining { generation, exhausted: false, batches: HashMap::new() });
+        self.mode = Mode::Drain(Draining {
+            generation,
+            reading: Reading::Unopened,
+            batches: HashMap::new(),
+            retry: Retry::new(),
+        });
         Ok(())
     }
 
-    /// No older generation is left: the keys of the youngest come to memory, and it is dropped.
+    /// No older generation is left: the keys of the youngest come to memory. It stays as it is, since flushing a key once
+    /// more than needed does no harm, and a run that dies now finds its keys there.
     async fn go_live(&mut self) -> Result<(), Failure> {
-        self.write_journal().await?;
         let mut retry = Retry::new();
         let keys = loop {
             match self.read_generation().await {
@@ -469,10 +481,13 @@ impl Applier {
                 },
             }
         };
-        // Not acknowledged beyond this point until they are flushed: their rows in the table go away.
-        let hold = self.ledger.safe();
         for (key, xid) in keys {
-            self.backlog.add(key, xid, hold);
+            self.backlog.add(key, xid, self.last_end);
+        }
+        // Whoever waits for a barrier that came back earlier waits for these keys too.
+        let mark = self.backlog.mark();
+        for (settled, _) in &mut self.settling {
+            *settled = mark;
         }
         self.mode = Mode::Live;
         self.gathering_since = (!self.backlog.is_empty()).then(Instant::now);
@@ -493,19 +508,39 @@ impl Applier {
         Ok(keys)
     }
 
-    /// Feeds idle flushers from the open generation; drops it when all of it is flushed.
+    /// Feeds idle flushers from the oldest generation; drops it when all of it is flushed.
     async fn drain(&mut self) -> Result<(), Failure> {
         if self.job.throttle.reason().is_some() {
             return Ok(());
         }
+        let failure = match self.drain_once().await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let Some(error) = failure.source.clone() else { return Err(failure) };
+        let Mode::Drain(d) = &mut self.mode else { return Err(failure) };
+        let mut retry = std::mem::take(&mut d.retry);
+        self.mend(*error, &mut retry).await?;
+        if let Mode::Drain(d) = &mut self.mode {
+            d.retry = retry;
+        }
+        Ok(())
+    }
+
+    async fn drain_once(&mut self) -> Result<(), Failure> {
         for partition in 0..self.flushers.len() {
             let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
-            if self.flushers[partition].busy || d.exhausted {
+            if d.reading == Reading::Unopened && d.batches.is_empty() {
+                table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
+                d.reading = Reading::Open;
+            }
+            if self.flushers[partition].busy || d.reading != Reading::Open {
                 continue;
             }
             let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
+            d.retry.reset();
             if keys.is_empty() {
-                d.exhausted = true;
+                d.reading = Reading::Exhausted;
                 continue;
             }
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -513,7 +548,7 @@ impl Applier {
             self.send(Batch { partition, keys, xids })?;
         }
         let Mode::Drain(d) = &self.mode else { return Ok(()) };
-        if d.exhausted && d.batches.is_empty() {
+        if d.reading == Reading::Exhausted && d.batches.is_empty() {
             let generation = d.generation;
             // What came back unsettled is in a younger generation before this one goes.
             self.write_journal().await?;
@@ -624,12 +659,11 @@ impl Applier {
 
     /// What of the stream is journaled or flushed, as far as this task knows.
     fn done_up_to(&self) -> Lsn {
-        match self.mode {
-            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => Lsn::ZERO,
-            Mode::Journal | Mode::Drain(_) | Mode::Live => {
-                self.backlog.hold().unwrap_or(self.last_end).min(self.last_end)
-            }
-        }
+        let journaled = match self.mode {
+            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => self.journaled_end,
+            Mode::Journal | Mode::Drain(_) | Mode::Live => self.last_end,
+        };
+        self.backlog.hold().unwrap_or(journaled).min(journaled)
     }
 
     async fn look_at_wal(&mut self) -> Result<(), Failure> {

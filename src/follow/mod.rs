@@ -66,7 +66,7 @@ enum Command {
     Settle(oneshot::Sender<()>),
     Urgent(bool),
     Quiesce(oneshot::Sender<()>),
-    Drain(oneshot::Sender<Vec<Key>>),
+    Drain(oneshot::Sender<Option<Vec<Key>>>),
     GoOn,
     Watch(Vec<Key>, oneshot::Sender<()>),
     Touched(oneshot::Sender<HashSet<Key>>),
@@ -152,8 +152,9 @@ impl Follower {
         self.ask(Command::Quiesce).await
     }
 
-    /// The keys still to be flushed after everything committed before the call has been received; they stay.
-    pub async fn drain(&self) -> Result<Vec<Key>, Failure> {
+    /// The keys still to be flushed after everything committed before the call has been received; they stay. `None`
+    /// where they are so many that they went to the journal table.
+    pub async fn drain(&self) -> Result<Option<Vec<Key>>, Failure> {
         self.ask(Command::Drain).await
     }
 
