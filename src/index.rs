@@ -155,9 +155,7 @@ async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), 
     let begun = Instant::now();
     conn.batch("give build memory", BUILD_MEMORY).await?;
     conn.batch("build index", &format!("BEGIN;\n{};\nCOMMIT", build.build.join(";\n"))).await?;
-    context
-        .reporter
-        .say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
+    context.reporter.say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
     Ok(())
 }
 

@@ -182,7 +182,11 @@ impl Monitor {
             return Some(format!("replica_lag {} > {}", numbers::seconds(lag), numbers::seconds(max_lag)));
         }
         if look.slot_wal > limits.max_slot_wal {
-            return Some(format!("slot_wal {} > {}", numbers::bytes(look.slot_wal), numbers::bytes(limits.max_slot_wal)));
+            return Some(format!(
+                "slot_wal {} > {}",
+                numbers::bytes(look.slot_wal),
+                numbers::bytes(limits.max_slot_wal)
+            ));
         }
         if let Some(most) = limits.max_active.filter(|most| look.active > *most) {
             return Some(format!("active_sessions {} > {most}", look.active));
@@ -217,7 +221,8 @@ impl Monitor {
             }
             Phase::Verify => {
                 let v = &self.board.verified;
-                let share = v.blocks.load(Ordering::Relaxed) as f64 / v.total_blocks.load(Ordering::Relaxed).max(1) as f64;
+                let share =
+                    v.blocks.load(Ordering::Relaxed) as f64 / v.total_blocks.load(Ordering::Relaxed).max(1) as f64;
                 p.rows_done = Some(v.rows.load(Ordering::Relaxed));
                 p.rows_total = Some(self.board.size.0.max(v.rows.load(Ordering::Relaxed)));
                 p.eta_seconds = (share > 0.0).then(|| since.elapsed().as_secs_f64() * (1.0 - share) / share);
@@ -259,7 +264,9 @@ impl Rate {
 mod tests {
     #[test]
     fn a_query_means_pause_when_true_positive_or_not_understood() {
-        for (answer, pause) in [("t", true), ("f", false), ("0", false), ("3", true), ("-1", false), ("0.5", true), ("maybe", true)] {
+        for (answer, pause) in
+            [("t", true), ("f", false), ("0", false), ("3", true), ("-1", false), ("0.5", true), ("maybe", true)]
+        {
             assert_eq!(super::means_pause(answer), pause, "{answer}");
         }
     }

@@ -33,10 +33,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     create_slot(context, &conn).await?;
     settle(context, &conn).await?;
     let fingerprint = drift::read(&conn, &context.plan.source).await?;
-    let blocks = format!(
-        "(SELECT pg_relation_size({}) / current_setting('block_size')::int8)",
-        context.plan.source.oid
-    );
+    let blocks =
+        format!("(SELECT pg_relation_size({}) / current_setting('block_size')::int8)", context.plan.source.oid);
     let sql = format!(
         "BEGIN; UPDATE pgrecast.migration SET x0 = '{x0}', filenode = {}, blocks = {blocks} WHERE id = {}; {}; COMMIT",
         fingerprint.filenode,

@@ -229,8 +229,7 @@ impl Run {
         r.rows_copied = Some(work.migration.rows_copied.unsigned_abs() + work.copy.rows.load(Ordering::Relaxed));
         r.bytes_copied = Some(work.board.size.1);
         r.chunks = Some(work.copy.chunks.load(Ordering::Relaxed));
-        r.keys_journaled =
-            Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
+        r.keys_journaled = Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
         r.keys_flushed = Some(view.flushed.load(Ordering::Relaxed));
         let peaks = work.board.peaks();
         r.peak_slot_wal_bytes = Some(peaks.slot_wal);
@@ -263,7 +262,8 @@ impl Run {
         finish::drop_tables(context, &conn).await?;
         if context.plan.key.needs_helper_index {
             let helper = context.plan.target.name.sibling(context.names.helper_index().name);
-            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}")).await?;
+            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
+                .await?;
         }
         context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
     }

@@ -5,16 +5,38 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of `src`, top to bottom: a room uses itself and what stands below it.
 const ROOMS: &[&str] = &[
-    "main", "commands", "demo", "run", "monitor", "cutover", "index", "prepare", "finish", "context", "verify", "follow",
-    "flush", "copy", "journal", "stream", "throttle", "retry", "drift", "state", "preflight", "plan", "spec", "cli",
-    "report", "pg", "error",
+    "main",
+    "commands",
+    "demo",
+    "run",
+    "monitor",
+    "cutover",
+    "index",
+    "prepare",
+    "finish",
+    "context",
+    "verify",
+    "follow",
+    "flush",
+    "copy",
+    "journal",
+    "stream",
+    "throttle",
+    "retry",
+    "drift",
+    "state",
+    "preflight",
+    "plan",
+    "spec",
+    "cli",
+    "report",
+    "pg",
+    "error",
 ];
 
 /// Pairs that look back up, and why.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("error", "pg", "a failure keeps the server's error it comes from"),
-    ("commands", "commands", "itself"),
-];
+const EXCEPTIONS: &[(&str, &str, &str)] =
+    &[("error", "pg", "a failure keeps the server's error it comes from"), ("commands", "commands", "itself")];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a readable folder") {

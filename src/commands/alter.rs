@@ -144,7 +144,10 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
         return Ok(Some(found));
     }
     Err(Failure::refused(format!("table {} is being migrated already", found.source))
-        .detail(format!("Migration {} is in phase {} and was begun with other clauses: {}", found.id, found.phase, found.plan.clauses))
+        .detail(format!(
+            "Migration {} is in phase {} and was begun with other clauses: {}",
+            found.id, found.phase, found.plan.clauses
+        ))
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
 }
 
@@ -205,7 +208,14 @@ fn what_remains(failure: Failure, migration: &Migration) -> Failure {
                 migration.id
             ))
         }
-        Exit::Failed | Exit::Usage | Exit::Refused | Exit::Differs | Exit::NoLock | Exit::Busy | Exit::Paused | Exit::Interrupted => failure,
+        Exit::Failed
+        | Exit::Usage
+        | Exit::Refused
+        | Exit::Differs
+        | Exit::NoLock
+        | Exit::Busy
+        | Exit::Paused
+        | Exit::Interrupted => failure,
     }
 }
 
@@ -216,9 +226,18 @@ fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
 /// Settings of ours cannot be given, and a value the server refuses is said before anything else.
 async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Result<(), Failure> {
     const OURS: &[&str] = &[
-        "search_path", "row_security", "role", "session_authorization", "lock_timeout", "statement_timeout",
-        "synchronous_commit", "default_transaction_isolation", "default_transaction_read_only",
-        "session_replication_role", "client_encoding", "standard_conforming_strings",
+        "search_path",
+        "row_security",
+        "role",
+        "session_authorization",
+        "lock_timeout",
+        "statement_timeout",
+        "synchronous_commit",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "session_replication_role",
+        "client_encoding",
+        "standard_conforming_strings",
     ];
     for (name, value) in settings {
         if OURS.contains(&name.to_ascii_lowercase().as_str()) {
@@ -226,9 +245,12 @@ async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Resul
                 .hint("Give settings that a conversion reads, such as TimeZone, DateStyle or lc_monetary."));
         }
         let sql = format!("SET {} = {}", crate::pg::Ident(name), crate::pg::Literal(value));
-        opened.store.conn().batch("try setting", &format!("BEGIN; {sql}; ROLLBACK")).await.map_err(|e| {
-            Failure::usage(format!("--setting {name}={value}: {}", e.message))
-        })?;
+        opened
+            .store
+            .conn()
+            .batch("try setting", &format!("BEGIN; {sql}; ROLLBACK"))
+            .await
+            .map_err(|e| Failure::usage(format!("--setting {name}={value}: {}", e.message)))?;
     }
     Ok(())
 }

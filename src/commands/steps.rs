@@ -1,7 +1,7 @@
 //! `--dry-run`: every statement in order, the lock it takes, and whether it can make anyone wait.
 
-use crate::cli::MigrateOptions;
 use super::say_line;
+use crate::cli::MigrateOptions;
 use crate::copy::Statements as CopyStatements;
 use crate::cutover::Swap;
 use crate::error::Failure;
@@ -30,7 +30,8 @@ pub fn show(plan: &Plan, facts: &ServerFacts, format: Format, options: &MigrateO
     match format {
         Format::Json => {
             for step in &steps {
-                let line = serde_json::to_string(step).map_err(|e| Failure::failed(format!("cannot show the plan: {e}")))?;
+                let line =
+                    serde_json::to_string(step).map_err(|e| Failure::failed(format!("cannot show the plan: {e}")))?;
                 say_line(&line);
             }
         }
@@ -85,7 +86,12 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
     let copy = CopyStatements::new(plan, &names, 0).insert((0, 2048));
-    steps.push(step("copy", format!("{copy} (for each block range)"), "ACCESS SHARE", "DDL of the table, for a second"));
+    steps.push(step(
+        "copy",
+        format!("{copy} (for each block range)"),
+        "ACCESS SHARE",
+        "DDL of the table, for a second",
+    ));
     let builds = index::builds(plan, &names);
     let of_index = builds.iter().flat_map(|b| &b.build).chain(builds.iter().flat_map(|b| &b.attach));
     for statement in of_index.filter(|s| !s.starts_with("SET LOCAL")) {
@@ -96,7 +102,12 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     steps.push(step("catch up", flush.upsert, "ACCESS SHARE", NOBODY));
     steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
     let lock = |mode| format!("LOCK TABLE ONLY {} IN {mode} MODE", plan.source.name);
-    steps.push(step("cut over", lock("SHARE UPDATE EXCLUSIVE"), "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table"));
+    steps.push(step(
+        "cut over",
+        lock("SHARE UPDATE EXCLUSIVE"),
+        "SHARE UPDATE EXCLUSIVE",
+        "DDL and vacuum of the table",
+    ));
     let all = format!("every reader and writer of the table, {} ms at most", options.cutover.timeout.as_millis());
     steps.push(step("cut over", lock("ACCESS EXCLUSIVE"), "ACCESS EXCLUSIVE", &all));
     let acl = crate::cutover::Acl::none();

@@ -48,7 +48,14 @@ pub(super) async fn run(
     check_drift(context, flusher.conn()).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
-    let swap = Swap { id: context.id, plan: &context.plan, names: &context.names, taken: &taken, acl: &acl, role: &context.facts.role };
+    let swap = Swap {
+        id: context.id,
+        plan: &context.plan,
+        names: &context.names,
+        taken: &taken,
+        acl: &acl,
+        role: &context.facts.role,
+    };
     let statements = swap.statements().join(";\n");
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
 
@@ -109,9 +116,11 @@ async fn check_drift(context: &Context, conn: &Conn) -> Result<(), Failure> {
         what.push("its CHECK constraints".to_owned());
     }
     if was.indexes != is.indexes {
-        let differ: Vec<String> = names(&was).into_iter().chain(names(&is)).filter(|n| {
-            was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n)
-        }).collect();
+        let differ: Vec<String> = names(&was)
+            .into_iter()
+            .chain(names(&is))
+            .filter(|n| was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n))
+            .collect();
         what.push(format!("its indexes ({})", differ.join(", ")));
     }
     if what.is_empty() {
@@ -202,7 +211,8 @@ async fn locked(
     if rest.is_zero() {
         return Err(over());
     }
-    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1))).await?;
+    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1)))
+        .await?;
     if granted.elapsed() > left {
         return Err(over());
     }
@@ -257,12 +267,16 @@ async fn after_lost_answer(context: &Context, pid: &str) -> Result<bool, Failure
                 continue;
             }
         };
-        let alive = format!("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND application_name = 'pgrecast cut-over')");
+        let alive = format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND application_name = 'pgrecast cut-over')"
+        );
         if conn.scalar("look for lost backend", &alive).await?.as_deref() == Some("t") {
             retry.after(Error::lost("look for lost backend", "the backend of the cut-over is still at work")).await?;
             continue;
         }
-        let phase = conn.scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id)).await?;
+        let phase = conn
+            .scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id))
+            .await?;
         return Ok(phase.as_deref() == Some(Phase::Swapped.word()));
     }
 }

@@ -145,7 +145,9 @@ async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec
     let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
     rows.into_iter()
         .filter_map(|r| r.into_iter().next().flatten())
-        .map(|text| serde_json::from_str::<Blocker>(&text).map_err(|e| Failure::failed(format!("look for blockers: {e}"))))
+        .map(|text| {
+            serde_json::from_str::<Blocker>(&text).map_err(|e| Failure::failed(format!("look for blockers: {e}")))
+        })
         .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
         .collect()
 }

@@ -54,8 +54,10 @@ impl Statements {
                 "DELETE FROM {shadow} AS shadow USING (SELECT {projected} FROM ({keys}) AS {alias}{filter}) AS gone WHERE {in_shadow}"
             )
         };
-        let still_there =
-            format!(" WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS pgrecast_src WHERE {})", in_source("pgrecast_src", &alias));
+        let still_there = format!(
+            " WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS pgrecast_src WHERE {})",
+            in_source("pgrecast_src", &alias)
+        );
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");

@@ -50,10 +50,19 @@ enum Mode {
 /// A generation on its way to the flushers.
 struct Draining {
     generation: u32,
-    exhausted: bool,
-    /// The cursor went with its connection: the generation is read again, once no batch of it is out.
-    lost: bool,
+    reading: Reading,
     batches: HashMap<usize, Batch>,
+}
+
+/// How far the cursor over a generation is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Not opened, or gone with its connection: to be read from the start once nothing of it is in flight (rule 6).
+    Unopened,
+    /// Open.
+    Open,
+    /// Behind the last key.
+    Exhausted,
 }
 
 struct Flusher {
@@ -94,6 +103,8 @@ pub(super) struct Applier {
     ledger: Ledger,
     /// The end of the last transaction received in full.
     last_end: Lsn,
+    /// The same when the journal was last written: all up to there is in it.
+    journaled_end: Lsn,
     /// A 64-bit transaction id of the recent past.
     near_xid: u64,
     urgent: bool,
@@ -111,6 +122,13 @@ pub(super) struct Applier {
     touched: HashSet<Key>,
 }
 
+/// Opens the journal's connection.
+async fn open(job: &Job) -> Result<Conn, Error> {
+    let conn = job.connector.open(Role::Journal).await?;
+    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+    Ok(conn)
+}
+
 enum Waiter {
     Settle(oneshot::Sender<()>),
     Drain(oneshot::Sender<Option<Vec<Key>>>),
@@ -118,8 +136,7 @@ enum Waiter {
 
 impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
-        let conn = job.connector.open(Role::Journal).await?;
-        conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
+        let conn = open(&job).await?;
         let mut older = table::generations(&conn, &job.names).await?;
         let fresh = older.is_empty();
         let generation = match older.last() {
@@ -169,6 +186,7 @@ impl Applier {
             safe,
             ledger: Ledger::new(),
             last_end: Lsn::ZERO,
+            journaled_end: Lsn::ZERO,
             near_xid: 0,
             urgent: false,
             quiet: false,
@@ -292,17 +310,17 @@ impl Applier {
     /// Opens the journal's connection again where it broke.
     async fn mend(&mut self, error: Error, retry: &mut Retry) -> Result<(), Failure> {
         retry.after(error).await?;
-        if !self.conn.is_closed() {
-            return Ok(self.conn.batch("roll back journal", "ROLLBACK").await?);
+        if !self.conn.is_closed() && self.conn.batch("roll back journal", "ROLLBACK").await.is_ok() {
+            return Ok(());
+        }
+        // The cursor goes with the connection.
+        if let Mode::Drain(d) = &mut self.mode {
+            d.reading = Reading::Unopened;
         }
         loop {
-            match self.job.connector.open(Role::Journal).await {
+            match open(&self.job).await {
                 Ok(conn) => {
-                    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
                     self.conn = conn;
-                    if let Mode::Drain(d) = &mut self.mode {
-                        d.lost = true;
-                    }
                     return Ok(());
                 }
                 Err(e) => retry.after(e).await?,
@@ -363,18 +381,19 @@ impl Applier {
                 self.answer_settled();
             }
             Some(Waiter::Drain(reply)) => {
-                let live = matches!(self.mode, Mode::Live);
-                let _ = reply.send(live.then(|| self.backlog.outstanding()));
+                // A transaction larger than the memory may have come since the look before the lock.
+                let _ = reply.send(matches!(self.mode, Mode::Live).then(|| self.backlog.outstanding()));
             }
             None => {}
         }
         Ok(())
     }
 
-    /// Rule 8: TRUNCATE empties the shadow and ends the copy.
+    /// Rule 8: TRUNCATE empties the shadow and ends the copy. On the shadow only workers of ours hold locks, so nobody
+    /// queues behind the wait for the last of them, be it an index build.
     async fn truncate(&mut self) -> Result<(), Failure> {
         let sql = format!(
-            "BEGIN; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
+            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
             self.job.names.shadow(),
             self.job.id
         );
@@ -389,19 +408,22 @@ impl Applier {
     }
 
     async fn write_journal(&mut self) -> Result<(), Failure> {
+        let mut retry = Retry::new();
+        while let Err(e) = self.append_pending().await {
+            self.mend(e, &mut retry).await?;
+        }
+        Ok(())
+    }
+
+    async fn append_pending(&mut self) -> Result<(), Error> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let mut retry = Retry::new();
-        loop {
-            let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
-            match table::append(&self.conn, &self.job.names, self.generation, keys).await {
-                Ok(()) => break,
-                Err(e) => self.mend(e, &mut retry).await?,
-            }
-        }
+        let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
+        table::append(&self.conn, &self.job.names, self.generation, keys).await?;
         self.written = self.written.map(|n| n + self.pending.len() as u64);
         self.pending.clear();
+        self.journaled_end = self.last_end;
         Ok(())
     }
 
@@ -434,7 +456,8 @@ impl Applier {
 
     /// Takes whatever step is due.
     async fn advance(&mut self) -> Result<(), Failure> {
-        if !self.pending.is_empty() && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
+        if !self.pending.is_empty()
+            && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
         {
             self.write_journal().await?;
         }
@@ -452,23 +475,24 @@ impl Applier {
         }
     }
 
-    /// Opens the oldest generation, or turns live where only the youngest is left and it is small.
+    /// Opens the oldest generation, or turns live where only the youngest is left and it is small. It need not be
+    /// empty: under traffic it never would be.
     async fn next_generation(&mut self) -> Result<(), Failure> {
         if self.older.is_empty() {
+            self.write_journal().await?;
             if self.written.is_some_and(|n| n < LIVE_KEYS) {
                 return self.go_live().await;
             }
             self.rotate().await?;
         }
         let Some(generation) = self.older.first().copied() else { return Ok(()) };
-        self.mode = Mode::Drain(Draining { generation, exhausted: false, lost: true, batches: HashMap::new() });
+        self.mode = Mode::Drain(Draining { generation, reading: Reading::Unopened, batches: HashMap::new() });
         Ok(())
     }
 
-    /// Takes the keys of the youngest generation to memory. Its rows stay on disk, since the stream has been
-    /// acknowledged on their account: a run that comes after a kill finds them there.
+    /// No older generation is left: the keys of the youngest come to memory. It stays as it is, since flushing a key once
+    /// more than needed does no harm, and a run that dies now finds its keys there.
     async fn go_live(&mut self) -> Result<(), Failure> {
-        self.write_journal().await?;
         let mut retry = Retry::new();
         let keys = loop {
             match self.read_generation().await {
@@ -479,9 +503,10 @@ impl Applier {
         for (key, xid) in keys {
             self.backlog.add(key, xid, self.last_end);
         }
-        // Who waits for what was committed before now waits for these keys as well.
-        for (mark, _) in &mut self.settling {
-            *mark = self.backlog.mark();
+        // Whoever waits for a barrier that came back earlier waits for these keys too.
+        let mark = self.backlog.mark();
+        for (settled, _) in &mut self.settling {
+            *settled = mark;
         }
         self.mode = Mode::Live;
         self.gathering_since = (!self.backlog.is_empty()).then(Instant::now);
@@ -503,7 +528,7 @@ impl Applier {
         Ok(keys)
     }
 
-    /// Feeds idle flushers from the open generation; drops it when all of it is flushed.
+    /// Feeds idle flushers from the oldest generation; drops it when all of it is flushed.
     async fn drain(&mut self) -> Result<(), Failure> {
         let mut retry = Retry::new();
         while let Err(e) = self.drain_step().await {
@@ -517,34 +542,30 @@ impl Applier {
             return Ok(());
         }
         let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
-        if d.lost {
+        if d.reading == Reading::Unopened {
             if !d.batches.is_empty() {
                 return Ok(());
             }
             table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
-            (d.lost, d.exhausted) = (false, false);
+            d.reading = Reading::Open;
         }
         for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| !f.busy) {
-            if d.exhausted {
+            if d.reading == Reading::Exhausted {
                 break;
             }
             let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
             if keys.is_empty() {
-                d.exhausted = true;
+                d.reading = Reading::Exhausted;
                 break;
             }
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
             flusher.take(Batch { partition, keys, xids })?;
         }
-        if d.exhausted && d.batches.is_empty() {
+        if d.reading == Reading::Exhausted && d.batches.is_empty() {
             let generation = d.generation;
             // What came back unsettled is in a younger generation before this one goes.
-            if !self.pending.is_empty() {
-                table::append(&self.conn, &self.job.names, self.generation, self.pending.iter().map(|(k, x)| (k, *x))).await?;
-                self.written = self.written.map(|n| n + self.pending.len() as u64);
-                self.pending.clear();
-            }
+            self.append_pending().await?;
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
             self.mode = Mode::Journal;
@@ -614,8 +635,12 @@ impl Applier {
             flush::blame::name(&self.job.plan, key),
             self.job.plan.source.name.plain()
         ))
-        .detail(format!("{other} All other changes up to now have been flushed, so the two rows do not fit the new shape together."))
-        .hint("Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.");
+        .detail(format!(
+            "{other} All other changes up to now have been flushed, so the two rows do not fit the new shape together."
+        ))
+        .hint(
+            "Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.",
+        );
         match error {
             Some(e) => failure.caused_by(&e),
             None => failure,
@@ -647,12 +672,11 @@ impl Applier {
 
     /// What of the stream is journaled or flushed, as far as this task knows.
     fn done_up_to(&self) -> Lsn {
-        match self.mode {
-            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => Lsn::ZERO,
-            Mode::Journal | Mode::Drain(_) | Mode::Live => {
-                self.backlog.hold().unwrap_or(self.last_end).min(self.last_end)
-            }
-        }
+        let journaled = match self.mode {
+            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => self.journaled_end,
+            Mode::Journal | Mode::Drain(_) | Mode::Live => self.last_end,
+        };
+        self.backlog.hold().unwrap_or(journaled).min(journaled)
     }
 
     async fn look_at_wal(&mut self) -> Result<(), Failure> {

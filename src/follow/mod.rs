@@ -153,7 +153,7 @@ impl Follower {
     }
 
     /// The keys still to be flushed after everything committed before the call has been received; they stay. `None`
-    /// where they have become too many for memory.
+    /// where they are so many that they went to the journal table.
     pub async fn drain(&self) -> Result<Option<Vec<Key>>, Failure> {
         self.ask(Command::Drain).await
     }

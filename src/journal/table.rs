@@ -119,9 +119,9 @@ pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Error> 
         .collect()
 }
 
-/// Closes the cursor and drops the generation.
+/// Closes the cursor and drops the generation; does no harm where an earlier try did it.
 pub async fn close(conn: &Conn, names: &Names, generation: u32) -> Result<(), Error> {
-    conn.batch("drop journal", &format!("CLOSE {CURSOR}; DROP TABLE {}", names.journal(generation))).await
+    conn.batch("drop journal", &format!("CLOSE ALL; DROP TABLE IF EXISTS {}", names.journal(generation))).await
 }
 
 const CURSOR: &str = "pgrecast_journal";

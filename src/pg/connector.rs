@@ -130,7 +130,9 @@ impl Connector {
             pin(name, value);
         }
         // PostgreSQL 17 and later.
-        sql.push_str("SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout';\n");
+        sql.push_str(
+            "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout';\n",
+        );
         let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
         pin("lock_timeout", &format!("{}ms", self.lock_timeout.as_millis()));
         match role {

@@ -106,9 +106,12 @@ pub fn create_sequence(own: &super::shape::Sequence, name: &QualifiedName) -> St
 
 /// CHECK constraints that hold for new rows only. Existing rows may break them, so the shadow gets them last.
 pub fn unvalidated_checks(shape: &Shape, table: &str) -> Vec<String> {
-    let add = |c: &super::shape::Check| format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition);
+    let add =
+        |c: &super::shape::Check| format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition);
     let comment = |c: &super::shape::Check| {
-        c.comment.as_ref().map(|text| format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&c.name), Literal(text)))
+        c.comment
+            .as_ref()
+            .map(|text| format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&c.name), Literal(text)))
     };
     shape.checks.iter().filter(|c| !c.validated).flat_map(|c| std::iter::once(add(c)).chain(comment(c))).collect()
 }

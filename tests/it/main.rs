@@ -1,5 +1,10 @@
 //! Tests on real servers. `scripts/test` chooses the servers; `PGRECAST_TEST_BIN` names the programs of one.
 
+mod bounds;
+mod cutover;
 mod demo;
 mod ground;
 mod harness;
+mod load;
+mod resume;
+mod visibility;
