@@ -222,20 +222,19 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.
-    match conflicts.into_iter().next() {
-        None => Ok(()),
-        Some((i, e)) => Err(Stop::Failed(
-            Failure::failed(format!(
-                "row {} of {} meets another row: {}",
-                flush::blame::name(&context.plan, &keys[i]),
-                context.plan.source.name.plain(),
-                e.message
-            ))
-            .detail(e.detail.clone().unwrap_or_default())
-            .hint("Correct one of the rows or the clauses; the table is as it was.")
-            .caused_by(&e),
-        )),
-    }
+    let Some(first) = conflicts.positions.first() else { return Ok(()) };
+    let (words, detail) = conflicts.error.as_ref().map_or(("a unique constraint", None), |e| (&e.message, e.detail.clone()));
+    let failure = Failure::failed(format!(
+        "row {} of {} meets another row: {words}",
+        flush::blame::name(&context.plan, &keys[*first]),
+        context.plan.source.name.plain(),
+    ))
+    .detail(detail.unwrap_or_default())
+    .hint("Correct one of the rows or the clauses; the table is as it was.");
+    Err(Stop::Failed(match &conflicts.error {
+        Some(e) => failure.caused_by(e),
+        None => failure,
+    }))
 }
 
 /// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.

@@ -593,9 +593,9 @@ impl Applier {
     fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.flushers[outcome.partition].busy = false;
         let settled = outcome.result?;
-        let unsettled = settled.unseen.len() + settled.conflicts.len();
+        let unsettled = settled.unseen.len() + settled.conflicts.positions.len();
         self.view.flushed.fetch_add(outcome.size.saturating_sub(unsettled) as u64, Ordering::Relaxed);
-        let positions: Vec<usize> = settled.conflicts.iter().map(|(i, _)| *i).collect();
+        let positions = &settled.conflicts.positions;
         if let Mode::Drain(d) = &mut self.mode
             && let Some(batch) = d.batches.remove(&outcome.partition)
         {
@@ -607,12 +607,11 @@ impl Applier {
             }
             return Ok(());
         }
-        let worst = self.backlog.settle(outcome.partition, &settled.unseen, &positions);
+        let worst = self.backlog.settle(outcome.partition, &settled.unseen, positions);
         if let Some((key, count)) = worst
             && count >= CONFLICTS
         {
-            let error = settled.conflicts.into_iter().next().map(|(_, e)| e);
-            return Err(self.conflict(&key, error));
+            return Err(self.conflict(&key, settled.conflicts.error));
         }
         self.answer_settled();
         Ok(())
