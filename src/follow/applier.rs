@@ -18,6 +18,8 @@ use crate::pg::{Conn, Error, Literal, Lsn, Role};
 use crate::retry::Retry;
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
+/// Lots of the reader that may wait here.
+const HANDED_OVER: usize = 8;
 /// Keys of one flush.
 const BATCH_KEYS: usize = 1_000;
 /// How long changed keys gather before a flush, so that a hot row is written once.
@@ -135,7 +137,7 @@ impl Applier {
             }
         };
         older.retain(|g| *g != generation);
-        let (sender, events) = mpsc::channel(32);
+        let (sender, events) = mpsc::channel(HANDED_OVER);
         let (safe, heard) = watch::channel(Lsn::ZERO);
         let source = reader::Source {
             connector: job.connector.clone(),

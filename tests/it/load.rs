@@ -95,7 +95,7 @@ fn a_composite_key_is_followed() {
 fn copy_indexes_and_catching_up_overlap_with_traffic() {
     let db = Db::new();
     db.sql(Shape::plain_ddl());
-    db.sql("CREATE INDEX ON t (v text_pattern_ops); CREATE INDEX ON t (n) WHERE n > 0");
+    db.sql("CREATE INDEX ON t (left(v, 20)); CREATE INDEX ON t (n) WHERE n > 0");
     let shape = Shape::plain();
     let load = Load::start(&db, &shape, &Options { rows: 60_000, slots: 90_000, ..Options::paced(21) });
     let running = widen(&db, &[]);

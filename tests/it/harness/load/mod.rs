@@ -50,7 +50,7 @@ impl Options {
 
     /// The same at a pace that leaves room for other tests beside it.
     pub fn paced(seed: u64) -> Options {
-        Options { per_second: Some(150), ..Options::seeded(seed) }
+        Options { per_second: Some(80), large: 500, ..Options::seeded(seed) }
     }
 }
 
