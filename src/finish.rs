@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::error::Failure;
 use crate::journal::table as journal;
-use crate::pg::{Conn, Ident, Literal, Verdict};
+use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::shape::Shape;
 use crate::plan::types::IdentityChange;
 
@@ -15,6 +15,38 @@ pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> 
         restore_identity(context, conn).await?;
     }
     drop_tables(context, conn).await
+}
+
+/// Ends what a run that died has left at work on the shadow. A statement goes on after its client is gone, and one that
+/// was sent as a whole commits: a chunk could be copied twice, an index built twice, a stale flush come last. Once the
+/// lock is granted nothing of it is left. Sessions without a lock there can do no harm: a commit follows on a write.
+pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
+    let conn = context.connector.open(Role::Control).await?;
+    let shadow = Literal(&context.names.shadow().to_string()).to_string();
+    let end = format!(
+        "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
+         JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'relation' AND l.granted AND l.relation = to_regclass({shadow}) \
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+         AND l.pid <> pg_backend_pid() AND a.application_name LIKE 'pgrecast %'"
+    );
+    let wait = format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE; COMMIT", context.names.shadow());
+    let mut retry = crate::retry::Retry::new();
+    loop {
+        conn.batch("end former run", &end).await?;
+        // Its last act may have been the swap.
+        let exists = format!("SELECT to_regclass({shadow}) IS NOT NULL");
+        if conn.scalar("look for shadow", &exists).await?.as_deref() != Some("t") {
+            return Ok(());
+        }
+        match conn.batch("wait for former run", &wait).await {
+            Ok(()) => return Ok(()),
+            Err(e) => {
+                conn.batch("roll back wait", "ROLLBACK").await?;
+                retry.after(e).await?;
+            }
+        }
+    }
 }
 
 /// Drops the slot and the publication.

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
 use crate::error::Failure;
-use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
+use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role, Verdict};
 use crate::plan::ddl;
 use crate::plan::shape::Index;
 use crate::plan::types::{Names, Plan};
@@ -93,10 +93,29 @@ pub async fn run(context: &Arc<Context>, throttle: &Throttle) -> Result<(), Fail
     }
 }
 
+async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
+    let mut retry = Retry::new();
+    loop {
+        let failure = match attach_once(context, all).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        match failure.source.clone() {
+            Some(error) if error.verdict() != Verdict::Stop => retry.after(*error).await?,
+            Some(_) | None => return Err(failure),
+        }
+    }
+}
+
 /// Constraints need a stronger lock on the shadow than a build beside them would allow, so they come last: all of
 /// them in one transaction, which also moves on.
-async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
+async fn attach_once(context: &Context, all: &[Build]) -> Result<(), Failure> {
     let conn = context.connector.open(Role::Indexer).await?;
+    // The answer to an earlier COMMIT may have been lost.
+    let phase = format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id);
+    if conn.scalar("look for phase", &phase).await?.as_deref() == Some(Phase::CatchUp.word()) {
+        return Ok(());
+    }
     conn.batch("give build memory", BUILD_MEMORY).await?;
     conn.batch("begin attach", "BEGIN").await?;
     for build in all.iter().filter(|b| !b.attach.is_empty()) {

@@ -103,6 +103,7 @@ impl Monitor {
         let mut conn: Option<Conn> = None;
         let mut rate = Rate::default();
         let mut held_since: Option<(Instant, String)> = None;
+        let mut said = false;
         loop {
             let looked = self.look(&mut conn).await;
             let reason = match &looked {
@@ -110,7 +111,9 @@ impl Monitor {
                 Err(failure) => Some(format!("signals unknown: {}", failure.primary)),
             };
             self.account(&mut held_since, reason.as_deref());
-            if self.gate.set(reason.clone()) {
+            self.gate.set(reason.clone());
+            if said != reason.is_some() {
+                said = reason.is_some();
                 self.context.reporter.say(match &reason {
                     Some(reason) => Event::Throttled { reason: reason.clone() },
                     None => Event::Unthrottled,

@@ -18,8 +18,9 @@ use crate::drift::{self, Fingerprint};
 use crate::error::{Exit, Failure};
 use crate::follow::{self, Follower};
 use crate::monitor::{Board, Monitor};
-use crate::pg::{Conn, Role};
+use crate::pg::{Conn, Error, Role};
 use crate::report::{Event, Phase, Report};
+use crate::retry::Retry;
 use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
@@ -103,6 +104,10 @@ impl Run {
             migration = self.again().await?;
         }
         if migration.phase.is_before_swap() {
+            finish::end_former_run(&self.context).await?;
+            migration = self.again().await?;
+        }
+        if migration.phase.is_before_swap() {
             self.swap(migration, &mut stopped).await?;
         }
         match self.until {
@@ -123,6 +128,7 @@ impl Run {
         tokio::select! {
             done = work => done?,
             why = stopped => return Err(why),
+            failure = lease_lost(&self.context) => return Err(failure),
         }
         let seconds = begun.elapsed().as_secs_f64();
         self.context.reporter.say(Event::PhaseEnded { phase, seconds });
@@ -372,12 +378,18 @@ impl Work {
 
     /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
     async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
-        let conn = self.context.connector.open(Role::Indexer).await?;
-        let shadow = self.context.names.shadow();
         let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
-        conn.batch("analyze shadow", &format!("{verb} {shadow}")).await?;
+        let sql = format!("{verb} {}", self.context.names.shadow());
+        let mut retry = Retry::new();
+        while let Err(e) = self.analyze(&sql).await {
+            retry.after(e).await?;
+        }
         self.wait_while_postponed().await?;
         Ok(Ready(()))
+    }
+
+    async fn analyze(&self, sql: &str) -> Result<(), Error> {
+        self.context.connector.open(Role::Indexer).await?.batch("analyze shadow", sql).await
     }
 
     async fn wait_while_postponed(&self) -> Result<(), Failure> {

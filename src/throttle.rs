@@ -19,20 +19,17 @@ pub struct Gate {
     reason: watch::Sender<Option<String>>,
 }
 
-/// A gate and what passes through it. `nice` is the seconds of rest for each second of work.
+/// A gate and what passes through it: nothing, until the signals have been looked at. `nice` is the seconds of rest for
+/// each second of work.
 pub fn throttle(nice: f64) -> (Gate, Throttle) {
-    let (sender, reason) = watch::channel(None);
+    let (sender, reason) = watch::channel(Some("signals unknown: not looked at yet".to_owned()));
     (Gate { reason: sender }, Throttle { reason, nice, held_micros: Arc::default() })
 }
 
 impl Gate {
-    /// Sets the reason to hold work back, or `None` to let it go on; says whether that is news.
-    pub fn set(&self, reason: Option<String>) -> bool {
-        self.reason.send_if_modified(|current| {
-            let news = current.is_some() != reason.is_some();
-            *current = reason;
-            news
-        })
+    /// Sets the reason to hold work back, or `None` to let it go on.
+    pub fn set(&self, reason: Option<String>) {
+        self.reason.send_replace(reason);
     }
 }
 

@@ -18,6 +18,7 @@ pub async fn abort(typed: One) -> Result<(), Failure> {
     }
     let reporter = reporter(typed.format)?;
     let context = opened.context(&migration, 1, reporter).await?;
+    finish::end_former_run(&context).await?;
     let conn = context.connector.open(Role::Control).await?;
     finish::remove_ours(&context, &conn).await?;
     context.store.forget(migration.id).await?;

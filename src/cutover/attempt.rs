@@ -44,24 +44,13 @@ pub(super) async fn run(
     options: &Options,
     columns: &str,
 ) -> Result<Outcome, Failure> {
-    let flusher = super::open(context, columns).await?;
-    check_drift(context, flusher.conn()).await?;
-    let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
-    let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
-    let swap = Swap {
-        id: context.id,
-        plan: &context.plan,
-        names: &context.names,
-        taken: &taken,
-        acl: &acl,
-        role: &context.facts.role,
+    let begun = begin(context, options, columns).await;
+    let Begun { flusher, statements, pid } = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
+        Err(failure) if is_lost(&failure) => return Ok(Outcome::Blocked(failure.primary)),
+        Err(failure) => return Err(failure),
     };
-    let statements = swap.statements().join(";\n");
-    let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-
-    if let Some(why) = keep_vacuum_away(context, &flusher, options).await? {
-        return Ok(Outcome::Blocked(why));
-    }
     // What is received by now is flushed at once; what comes while the flushers come to rest is left for the lock.
     follower.hurry().await?;
     follower.settle().await?;
@@ -79,12 +68,46 @@ pub(super) async fn run(
         Err(Stop::Failed(failure)) => Err(failure),
     };
     if !matches!(outcome, Ok(Outcome::Done(_))) {
-        if !flusher.conn().is_closed() {
-            flusher.conn().batch("roll back cut-over", "ROLLBACK").await?;
+        // Before the flushers go on, the locks are gone: rolled back, or with their connection.
+        if let Err(e) = flusher.conn().batch("roll back cut-over", "ROLLBACK").await {
+            tracing::info!(error = %e, "the connection of the cut-over is gone");
         }
         follower.go_on().await?;
     }
     outcome
+}
+
+/// An attempt with everything but the lock.
+struct Begun {
+    flusher: Flusher,
+    statements: String,
+    pid: String,
+}
+
+/// Reads what the swap rests on, and opens its transaction; or says who is in the way.
+async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Result<Begun, String>, Failure> {
+    let flusher = super::open(context, columns).await?;
+    check_drift(context, flusher.conn()).await?;
+    let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
+    let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
+    let swap = Swap {
+        id: context.id,
+        plan: &context.plan,
+        names: &context.names,
+        taken: &taken,
+        acl: &acl,
+        role: &context.facts.role,
+    };
+    let statements = swap.statements().join(";\n");
+    let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
+    Ok(match keep_vacuum_away(context, &flusher, options).await? {
+        Some(why) => Err(why),
+        None => Ok(Begun { flusher, statements, pid }),
+    })
+}
+
+fn is_lost(failure: &Failure) -> bool {
+    failure.source.as_ref().is_some_and(|e| e.verdict() != Verdict::Stop)
 }
 
 /// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
@@ -194,7 +217,11 @@ async fn locked(
             return Err(e.into());
         }
         conn.batch("roll back cut-over", "ROLLBACK").await.map_err(Stop::from)?;
-        return Err(Stop::Rolled(prepare::holders(conn, context).await?));
+        return Err(Stop::Rolled(match prepare::holders(conn, context).await {
+            Ok(who) => who,
+            Err(failure) if is_lost(&failure) => failure.primary,
+            Err(failure) => return Err(failure.into()),
+        }));
     }
     let granted = Instant::now();
     let lock_wait = granted - asked;
@@ -240,20 +267,20 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.
-    match conflicts.into_iter().next() {
-        None => Ok(()),
-        Some((i, e)) => Err(Stop::Failed(
-            Failure::failed(format!(
-                "row {} of {} meets another row: {}",
-                flush::blame::name(&context.plan, &keys[i]),
-                context.plan.source.name.plain(),
-                e.message
-            ))
-            .detail(e.detail.clone().unwrap_or_default())
-            .hint("Correct one of the rows or the clauses; the table is as it was.")
-            .caused_by(&e),
-        )),
-    }
+    let Some(first) = conflicts.positions.first() else { return Ok(()) };
+    let (words, detail) =
+        conflicts.error.as_ref().map_or(("a unique constraint", None), |e| (&e.message, e.detail.clone()));
+    let failure = Failure::failed(format!(
+        "row {} of {} meets another row: {words}",
+        flush::blame::name(&context.plan, &keys[*first]),
+        context.plan.source.name.plain(),
+    ))
+    .detail(detail.unwrap_or_default())
+    .hint("Correct one of the rows or the clauses; the table is as it was.");
+    Err(Stop::Failed(match &conflicts.error {
+        Some(e) => failure.caused_by(e),
+        None => failure,
+    }))
 }
 
 /// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.

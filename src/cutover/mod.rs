@@ -24,6 +24,7 @@ use crate::flush::Flusher;
 use crate::follow::Follower;
 use crate::pg::{Conn, Role};
 use crate::report::Event;
+use crate::retry::Retry;
 
 /// The longest pause between two attempts: soon after a blocker's end the table is swapped.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -46,13 +47,13 @@ pub struct Figures {
 /// # Errors
 /// Exit 5 where the lock was never granted: everything is kept for another try.
 pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
-    let monitor = context.connector.open(Role::Monitor).await?;
+    let mut lookout = Lookout { context, conn: None, retry: Retry::new() };
     let mut last = String::new();
     for number in 1..=options.attempts {
-        let decision = wait_in_step(context, follower, options, &monitor).await?;
+        let decision = wait_in_step(context, follower, options, &mut lookout).await?;
         let outcome = match decision {
             Some(who) => {
-                terminate(context, &monitor, options).await?;
+                terminate(&mut lookout, options).await?;
                 Outcome::Blocked(who)
             }
             None => attempt::run(context, follower, options, columns).await?,
@@ -97,7 +98,7 @@ async fn wait_in_step(
     context: &Context,
     follower: &Follower,
     options: &Options,
-    monitor: &Conn,
+    lookout: &mut Lookout<'_>,
 ) -> Result<Option<String>, Failure> {
     let begun = Instant::now();
     let mut said = false;
@@ -107,7 +108,7 @@ async fn wait_in_step(
         let seen = Seen {
             backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
             live: view.live.load(std::sync::atomic::Ordering::Acquire),
-            blockers: blockers(monitor, context, options.lock_timeout).await?,
+            blockers: lookout.blockers(options.lock_timeout).await?,
         };
         match gate::decide(&seen) {
             Decision::Go => return Ok(None),
@@ -123,10 +124,52 @@ async fn wait_in_step(
     }
 }
 
-/// Transactions with a lock on the source or a sequence of its columns, or a request for one, older than `pause`; autovacuum yields and is no
-/// blocker, a vacuum against wraparound does not and is one.
-async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec<Blocker>, Failure> {
-    let sql = format!(
+/// Looks for whoever is in the way.
+struct Lookout<'a> {
+    context: &'a Context,
+    conn: Option<Conn>,
+    retry: Retry,
+}
+
+impl Lookout<'_> {
+    /// Transactions with a lock on the source, or a request for one, older than `pause`; autovacuum yields and is no
+    /// blocker, a vacuum against wraparound does not and is one.
+    async fn blockers(&mut self, pause: Duration) -> Result<Vec<Blocker>, Failure> {
+        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
+        let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        let broken = |e: serde_json::Error| Failure::failed(format!("look for blockers: {e}"));
+        rows.into_iter()
+            .filter_map(|r| r.into_iter().next().flatten())
+            .map(|text| serde_json::from_str::<Blocker>(&text).map_err(broken))
+            .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
+            .collect()
+    }
+
+    /// Asks over a connection that is opened again where it broke.
+    async fn ask(&mut self, name: &'static str, sql: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
+        loop {
+            let open = match self.conn.take() {
+                Some(open) => Ok(open),
+                None => self.context.connector.open(Role::Monitor).await,
+            };
+            let answer = match open {
+                Ok(conn) => match conn.simple(name, sql).await {
+                    Ok(rows) => {
+                        self.conn = Some(conn);
+                        self.retry.reset();
+                        return Ok(rows);
+                    }
+                    Err(e) => e,
+                },
+                Err(e) => e,
+            };
+            self.retry.after(answer).await?;
+        }
+    }
+}
+
+fn blockers_sql(context: &Context) -> String {
+    format!(
         "SELECT json_build_object('pid', l.pid, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
          coalesce(a.xact_start, p.prepared)) * 1000)::int8, 0), 'who', CASE WHEN p.gid IS NOT NULL \
          THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
@@ -140,26 +183,18 @@ async fn blockers(conn: &Conn, context: &Context, pause: Duration) -> Result<Vec
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \
          OR a.query LIKE '%(to prevent wraparound)%')",
         context.facts.database_oid, context.plan.source.oid
-    );
-    let rows = conn.simple("look for blockers", &sql).await?;
-    let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
-    rows.into_iter()
-        .filter_map(|r| r.into_iter().next().flatten())
-        .map(|text| {
-            serde_json::from_str::<Blocker>(&text).map_err(|e| Failure::failed(format!("look for blockers: {e}")))
-        })
-        .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
-        .collect()
+    )
 }
 
 /// Ends blockers that are older than the user allows.
-async fn terminate(context: &Context, conn: &Conn, options: &Options) -> Result<(), Failure> {
+async fn terminate(lookout: &mut Lookout<'_>, options: &Options) -> Result<(), Failure> {
     let Some(limit) = options.terminate_blockers else { return Ok(()) };
-    for blocker in blockers(conn, context, limit.max(options.lock_timeout)).await? {
+    let context = lookout.context;
+    for blocker in lookout.blockers(limit.max(options.lock_timeout)).await? {
         let Some(pid) = blocker.pid else { continue };
         context.reporter.say(Event::Warning { text: format!("Ending a blocker: {}.", blocker.who) });
-        if let Err(e) = conn.batch("end blocker", &format!("SELECT pg_terminate_backend({pid})")).await {
-            context.reporter.say(Event::Warning { text: format!("It could not be ended: {}.", e.message) });
+        if let Err(failure) = lookout.ask("end blocker", &format!("SELECT pg_terminate_backend({pid})")).await {
+            context.reporter.say(Event::Warning { text: format!("It could not be ended: {}.", failure.primary) });
         }
     }
     Ok(())

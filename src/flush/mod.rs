@@ -28,17 +28,33 @@ pub struct Flusher {
     delete_gone: Statement,
     delete_all: Statement,
     upsert: Statement,
+    around: Option<Around>,
     begin: String,
     check: String,
     columns: String,
+}
+
+/// Writes what fits, and tells what does not.
+struct Around {
+    insert: Statement,
+    left_out: Statement,
+}
+
+/// Keys whose rows are not in the shadow because a neighbour is in the way.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    /// Their positions.
+    pub positions: Vec<usize>,
+    /// What the server says of the first of them.
+    pub error: Option<Error>,
 }
 
 /// What a flush did.
 pub struct Flushed {
     /// The snapshot it read.
     pub snapshot: Snapshot,
-    /// Positions of keys that met a stale neighbour, with the server's error.
-    pub conflicts: Vec<(usize, Error)>,
+    /// Keys that met a stale neighbour.
+    pub conflicts: Conflicts,
 }
 
 /// The error's text where the source is no longer the table of the plan.
@@ -48,7 +64,15 @@ impl Flusher {
     /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
     pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
         let sql = Statements::new(plan, names);
+        let around = match &sql.around {
+            Some(around) => Some(Around {
+                insert: conn.prepare("flush around neighbours", &around.insert).await?,
+                left_out: conn.prepare("find neighbours", &around.left_out).await?,
+            }),
+            None => None,
+        };
         Ok(Flusher {
+            around,
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
@@ -102,11 +126,11 @@ impl Flusher {
         deleted?;
         written?;
         self.conn.batch("commit flush", "COMMIT").await?;
-        Ok(Flushed { snapshot, conflicts: Vec::new() })
+        Ok(Flushed { snapshot, conflicts: Conflicts::default() })
     }
 
     /// All keys are removed first, so that rows which trade a unique value among themselves cannot meet; those that
-    /// still meet a neighbour outside of the batch are found one by one.
+    /// still meet a neighbour outside of the batch are left out.
     async fn careful(&self, keys: &[Key]) -> Result<Flushed, Error> {
         self.conn.batch("begin flush", &self.begin).await?;
         let outcome = async {
@@ -124,9 +148,31 @@ impl Flusher {
 
     /// Removes the keys and writes their rows again, inside the transaction that is open; gives back those that met a
     /// neighbour, which are then absent from the shadow.
-    pub async fn replace(&self, keys: &[Key]) -> Result<Vec<(usize, Error)>, Error> {
-        self.run("flush removals", &self.delete_all, &Arrays::new(keys).params()).await?;
-        let mut conflicts = Vec::new();
+    pub async fn replace(&self, keys: &[Key]) -> Result<Conflicts, Error> {
+        let arrays = Arrays::new(keys);
+        let params = arrays.params();
+        self.run("flush removals", &self.delete_all, &params).await?;
+        let Some(around) = &self.around else { return self.halve(keys).await };
+        self.run("flush around neighbours", &around.insert, &params).await?;
+        let left_out = self.conn.client().query(&around.left_out, &params).await;
+        let left_out = left_out.map_err(|e| Error::from_client("find neighbours", &e))?;
+        let positions = left_out.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect();
+        let mut conflicts = Conflicts { positions, error: None };
+        // Only the server can say which row is in the way of which.
+        if let Some(first) = conflicts.positions.first().copied() {
+            let alone = self.halve(&keys[first..=first]).await?;
+            conflicts.error = alone.error;
+            if alone.positions.is_empty() {
+                conflicts.positions.remove(0);
+            }
+        }
+        Ok(conflicts)
+    }
+
+    /// Writes the rows of keys that the shadow does not have: all of them, else half by half, down to those that meet
+    /// a neighbour.
+    async fn halve(&self, keys: &[Key]) -> Result<Conflicts, Error> {
+        let mut conflicts = Conflicts::default();
         let mut parts = vec![(0, keys.len())];
         while let Some((start, end)) = parts.pop() {
             if start == end {
@@ -138,7 +184,8 @@ impl Flusher {
                 Err(e) if is_conflict(&e) => {
                     self.conn.batch("undo part", "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
                     if end - start == 1 {
-                        conflicts.push((start, e));
+                        conflicts.positions.push(start);
+                        conflicts.error.get_or_insert(e);
                     } else {
                         let middle = start + (end - start) / 2;
                         parts.push((middle, end));

@@ -2,10 +2,10 @@
 
 use tokio::sync::mpsc;
 
-use super::{DRIFTED, Flusher};
+use super::{Conflicts, DRIFTED, Flusher};
 use crate::drift;
 use crate::error::Failure;
-use crate::pg::{Connector, Error, Role};
+use crate::pg::{Connector, Role};
 use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::stream::Key;
@@ -36,7 +36,7 @@ pub struct Settled {
     /// Their last change was not visible yet (rule 5).
     pub unseen: Vec<usize>,
     /// They met a stale neighbour (rule 7).
-    pub conflicts: Vec<(usize, Error)>,
+    pub conflicts: Conflicts,
 }
 
 /// Works through batches until the channel closes.

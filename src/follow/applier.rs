@@ -18,6 +18,8 @@ use crate::pg::{Conn, Error, Literal, Lsn, Role};
 use crate::retry::Retry;
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
+/// Lots of the reader that may wait here.
+const HANDED_OVER: usize = 8;
 /// Keys of one flush.
 const BATCH_KEYS: usize = 1_000;
 /// How long changed keys gather before a flush, so that a hot row is written once.
@@ -147,7 +149,7 @@ impl Applier {
             }
         };
         older.retain(|g| *g != generation);
-        let (sender, events) = mpsc::channel(32);
+        let (sender, events) = mpsc::channel(HANDED_OVER);
         let (safe, heard) = watch::channel(Lsn::ZERO);
         let source = reader::Source {
             connector: job.connector.clone(),
@@ -602,9 +604,9 @@ impl Applier {
     fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.flushers[outcome.partition].busy = false;
         let settled = outcome.result?;
-        let unsettled = settled.unseen.len() + settled.conflicts.len();
+        let unsettled = settled.unseen.len() + settled.conflicts.positions.len();
         self.view.flushed.fetch_add(outcome.size.saturating_sub(unsettled) as u64, Ordering::Relaxed);
-        let positions: Vec<usize> = settled.conflicts.iter().map(|(i, _)| *i).collect();
+        let positions = &settled.conflicts.positions;
         if let Mode::Drain(d) = &mut self.mode
             && let Some(batch) = d.batches.remove(&outcome.partition)
         {
@@ -616,12 +618,11 @@ impl Applier {
             }
             return Ok(());
         }
-        let worst = self.backlog.settle(outcome.partition, &settled.unseen, &positions);
+        let worst = self.backlog.settle(outcome.partition, &settled.unseen, positions);
         if let Some((key, count)) = worst
             && count >= CONFLICTS
         {
-            let error = settled.conflicts.into_iter().next().map(|(_, e)| e);
-            return Err(self.conflict(&key, error));
+            return Err(self.conflict(&key, settled.conflicts.error));
         }
         self.answer_settled();
         Ok(())

@@ -19,8 +19,8 @@ use crate::stream::{Assembler, Event, KeyReader, decode};
 /// The most keys of one part of a transaction.
 const PART_KEYS: usize = 2_048;
 
-/// Events held before reading pauses.
-const HELD_EVENTS: usize = 512;
+/// Keys held before reading pauses; a part of a transaction may come on top.
+const HELD_KEYS: usize = 2_048;
 
 /// How often the server hears from us at least.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -136,21 +136,27 @@ async fn pump(
     retry: &mut Retry,
 ) -> Result<(), Broken> {
     let reader = KeyReader::new(source.plan.source.oid, source.plan.key_names());
-    let mut intake = Intake { assembler: Assembler::new(reader, PART_KEYS), held: Vec::new(), received: Lsn::ZERO };
+    let mut intake = Intake {
+        assembler: Assembler::new(reader, PART_KEYS),
+        held: Vec::new(),
+        counted: 0,
+        keys: 0,
+        received: Lsn::ZERO,
+    };
     let mut status = tokio::time::interval(STATUS_EVERY);
     loop {
         tokio::select! {
             biased;
             permit = events.reserve(), if !intake.held.is_empty() => match permit {
-                Ok(permit) => permit.send(std::mem::take(&mut intake.held)),
+                Ok(permit) => permit.send(intake.hand_over()),
                 Err(_) => return Ok(stream.stop().await?),
             },
             () = events.closed() => return Ok(stream.stop().await?),
             _ = status.tick() => report(&mut stream, &intake, &mut safe).await?,
             Ok(()) = safe.changed() => report(&mut stream, &intake, &mut safe).await?,
-            frame = stream.next(), if intake.held.len() < HELD_EVENTS => {
+            frame = stream.next(), if intake.has_room() => {
                 let mut reply = intake.take(frame?)?;
-                while intake.held.len() < HELD_EVENTS {
+                while intake.has_room() {
                     let Some(frame) = stream.try_next_buffered()? else { break };
                     reply |= intake.take(frame)?;
                 }
@@ -173,10 +179,29 @@ async fn report(stream: &mut Stream, intake: &Intake, safe: &mut watch::Receiver
 struct Intake {
     assembler: Assembler,
     held: Vec<Event>,
+    /// How many of the events held have been counted, and the keys in them; an event without any counts as one.
+    counted: usize,
+    keys: usize,
     received: Lsn,
 }
 
 impl Intake {
+    /// Whether more may be read before what is held is handed over.
+    fn has_room(&mut self) -> bool {
+        let keys = |event: &Event| match event {
+            Event::Changes { keys, .. } => keys.len().max(1),
+            Event::Truncated { .. } | Event::Barrier { .. } | Event::Schema(_) | Event::Empty { .. } => 1,
+        };
+        self.keys += self.held[self.counted..].iter().map(keys).sum::<usize>();
+        self.counted = self.held.len();
+        self.keys < HELD_KEYS
+    }
+
+    fn hand_over(&mut self) -> Vec<Event> {
+        (self.counted, self.keys) = (0, 0);
+        std::mem::take(&mut self.held)
+    }
+
     /// Takes a frame; says whether the server wants an answer.
     fn take(&mut self, frame: Frame) -> Result<bool, Broken> {
         match frame {

@@ -5,7 +5,7 @@ use crate::harness::migration::{SOON, assert_widened, command, finish, widen};
 use crate::harness::{Db, Running};
 
 /// Statements that must be answered by the new table before the load ends.
-const AFTERWARDS: u64 = 2_000;
+const AFTERWARDS: u64 = 1_000;
 
 /// More seeds than the suite has: `PGRECAST_TEST_SEEDS=100..120`.
 fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
@@ -39,7 +39,7 @@ fn every_write_is_in_the_new_table() {
         let db = Db::new();
         db.sql(Shape::plain_ddl());
         let shape = Shape::plain();
-        let load = Load::start(&db, &shape, &Options { connections: 6, ..Options::seeded(seed) });
+        let load = Load::start(&db, &shape, &Options { connections: 6, ..Options::paced(seed) });
         let report = assert_migrated(&db, &shape, load, widen(&db, &[]));
         assert_widened(&db);
         assert!(number(&report, "rows_copied") > 1_000 && number(&report, "keys_flushed") > 0, "{report}");
@@ -72,7 +72,7 @@ fn keys_of_other_types_are_followed() {
             r#"CREATE SCHEMA "Sch ema"; CREATE TABLE {} ("Key" {key_type} PRIMARY KEY, "U" text UNIQUE, v text, n numeric)"#,
             shape.table
         ));
-        let load = Load::start(&db, &shape, &Options::seeded(11));
+        let load = Load::start(&db, &shape, &Options::paced(11));
         let running = command(
             &db,
             &["alter", &shape.table, r#"ADD COLUMN "Ex tra" int DEFAULT 7, ALTER v SET STORAGE EXTERNAL"#],
@@ -89,7 +89,7 @@ fn a_composite_key_is_followed() {
          u integer UNIQUE, v text, n numeric, PRIMARY KEY (part, id, day))",
     );
     let shape = Shape::plain();
-    let load = Load::start(&db, &shape, &Options::seeded(12));
+    let load = Load::start(&db, &shape, &Options::paced(12));
     let running = widen(&db, &[]);
     assert_migrated(&db, &shape, load, running);
 }
@@ -98,9 +98,9 @@ fn a_composite_key_is_followed() {
 fn copy_indexes_and_catching_up_overlap_with_traffic() {
     let db = Db::new();
     db.sql(Shape::plain_ddl());
-    db.sql("CREATE INDEX ON t (v text_pattern_ops); CREATE INDEX ON t (n) WHERE n > 0");
+    db.sql("CREATE INDEX ON t (left(v, 20)); CREATE INDEX ON t (n) WHERE n > 0");
     let shape = Shape::plain();
-    let load = Load::start(&db, &shape, &Options { rows: 60_000, slots: 90_000, ..Options::seeded(21) });
+    let load = Load::start(&db, &shape, &Options { rows: 60_000, slots: 90_000, ..Options::paced(21) });
     let running = widen(&db, &[]);
     for phase in ["copy", "index", "catch_up"] {
         running.wait_for_phase(phase);

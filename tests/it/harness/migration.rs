@@ -45,6 +45,9 @@ impl Running {
 impl Output {
     /// The report of a run that must have succeeded.
     pub fn done(&self) -> Value {
+        if std::env::var_os("SHOW").is_some() {
+            eprintln!("{}", self.stdout);
+        }
         self.ended(0);
         let finished = self.events("finished").pop().expect("a summary");
         finished["summary"].clone()

@@ -47,6 +47,11 @@ impl Options {
     pub fn seeded(seed: u64) -> Options {
         Options { connections: 3, seed, rows: 1000, slots: 4000, large: 2000, per_second: None }
     }
+
+    /// The same at a pace that leaves room for other tests beside it.
+    pub fn paced(seed: u64) -> Options {
+        Options { per_second: Some(80), large: 500, ..Options::seeded(seed) }
+    }
 }
 
 /// Running traffic; it stops when this is dropped.
