@@ -78,6 +78,7 @@ impl Model<'_> {
         let mut sql = vec![ddl::create_table(self.source, &self.source.name, Purpose::Model, &[], self.version)];
         sql.extend(ddl::column_settings(self.source, &table));
         sql.extend(ddl::comments(self.source, &table));
+        sql.extend(ddl::unvalidated_checks(self.source, &table));
         for index in &self.source.indexes {
             sql.push(ddl::index_tablespace(index));
             sql.extend(ddl::build_index(index, &table, &index.name));
