@@ -157,9 +157,10 @@ async fn check_drift(context: &Context, conn: &Conn) -> Result<(), Failure> {
 async fn keep_vacuum_away(context: &Context, flusher: &Flusher, options: &Options) -> Result<Option<String>, Failure> {
     let wait = context.facts.deadlock_timeout_ms + 1_000;
     let sql = format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; SET LOCAL lock_timeout = '{wait}ms'; \
+        "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{wait}ms'; \
          LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = '{}ms'; \
          SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
+        flush::CONFLICTS_AT_ONCE,
         context.plan.source.name,
         options.lock_timeout.as_millis(),
         (options.timeout + options.lock_timeout).as_millis() + 5_000

@@ -136,6 +136,7 @@ impl Swap<'_> {
         let target = &self.plan.target;
         let table = target.name.to_string();
         let mut steps = ddl::restore_autovacuum(target, &table);
+        steps.extend(ddl::generated_always(target, &table));
         steps.extend(ddl::unvalidated_checks(target, &table));
         if target.replica_identity != 'd' {
             let source = &self.plan.source;

@@ -57,6 +57,10 @@ pub struct Flushed {
     pub conflicts: Conflicts,
 }
 
+/// A deferred constraint would tell only at COMMIT that a row met a stale neighbour, when the statement that wrote it
+/// can no longer be undone alone (SET CONSTRAINTS, PostgreSQL manual).
+pub const CONFLICTS_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
 /// The error's text where the source is no longer the table of the plan.
 pub const DRIFTED: &str = "the source's columns are not those of the plan";
 
@@ -76,7 +80,10 @@ impl Flusher {
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
-            begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&plan.source.name)),
+            begin: format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}",
+                lock_source(&plan.source.name)
+            ),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
                 drift::sql(&plan.source)
