@@ -169,6 +169,7 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
+        drift::check(context.store.conn(), &context.plan.source).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(self.options.throttle.nice);

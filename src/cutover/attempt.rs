@@ -10,8 +10,6 @@ use crate::flush::{self, Flusher};
 use crate::follow::Follower;
 use crate::pg::{Conn, Error, Role, Verdict};
 use crate::plan::build::relation_names;
-use crate::plan::read;
-use crate::plan::shape::Shape;
 use crate::prepare;
 use crate::state::Phase;
 
@@ -87,7 +85,6 @@ struct Begun {
 /// Reads what the swap rests on, and opens its transaction; or says who is in the way.
 async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Result<Begun, String>, Failure> {
     let flusher = super::open(context, columns).await?;
-    check_drift(context, flusher.conn()).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
     let swap = Swap {
@@ -100,56 +97,16 @@ async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Re
     };
     let statements = swap.statements().join(";\n");
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    Ok(match keep_vacuum_away(context, &flusher, options).await? {
-        Some(why) => Err(why),
-        None => Ok(Begun { flusher, statements, pid }),
-    })
+    if let Some(why) = keep_vacuum_away(context, &flusher, options).await? {
+        return Ok(Err(why));
+    }
+    // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
+    drift::check(flusher.conn(), &context.plan.source).await?;
+    Ok(Ok(Begun { flusher, statements, pid }))
 }
 
 fn is_lost(failure: &Failure) -> bool {
     failure.source.as_ref().is_some_and(|e| e.verdict() != Verdict::Stop)
-}
-
-/// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
-async fn check_drift(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    let now = read::shape(conn, context.plan.source.oid).await.map_err(|f| match f.source {
-        Some(_) => f,
-        None => drift::changed(&context.plan.source),
-    })?;
-    // Sizes change, and the identity may be the one prepare set.
-    let still = |shape: &Shape| {
-        let mut shape = shape.clone();
-        shape.replica_identity = 'd';
-        for index in &mut shape.indexes {
-            index.bytes = 0;
-            index.replica_identity = false;
-        }
-        shape
-    };
-    let (was, is) = (still(&context.plan.source), still(&now));
-    if was == is {
-        return Ok(());
-    }
-    let mut what = Vec::new();
-    let names = |s: &Shape| s.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
-    if was.columns != is.columns {
-        what.push("its columns".to_owned());
-    }
-    if was.checks != is.checks {
-        what.push("its CHECK constraints".to_owned());
-    }
-    if was.indexes != is.indexes {
-        let differ: Vec<String> = names(&was)
-            .into_iter()
-            .chain(names(&is))
-            .filter(|n| was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n))
-            .collect();
-        what.push(format!("its indexes ({})", differ.join(", ")));
-    }
-    if what.is_empty() {
-        what.push("its owner, options or comment".to_owned());
-    }
-    Err(drift::changed(&context.plan.source).detail(format!("Changed: {}.", what.join(", "))))
 }
 
 /// SHARE UPDATE EXCLUSIVE stops nobody's reads and writes. Waited for longer than `deadlock_timeout`, it makes a

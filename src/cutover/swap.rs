@@ -32,8 +32,24 @@ impl Swap<'_> {
         self.plan.source.name.sibling(self.old_name(&self.plan.source.name.name))
     }
 
+    /// The old names of everything that makes room, each free beside the relations there are and the others.
+    fn old_names(&self) -> Vec<(&str, String)> {
+        let source = &self.plan.source;
+        let sequences = source.columns.iter().filter(|c| c.origin.is_identity()).filter_map(|c| c.sequence.as_ref());
+        let names = std::iter::once(source.name.name.as_str())
+            .chain(source.indexes.iter().map(|i| i.name.as_str()))
+            .chain(sequences.map(|s| s.name.name.as_str()));
+        let mut chosen: Vec<(&str, String)> = Vec::new();
+        for name in names {
+            let blocked = |n: &str| self.taken.iter().any(|t| t == n) || chosen.iter().any(|(_, c)| c == n);
+            let old = free_name(name, "_old", blocked);
+            chosen.push((name, old));
+        }
+        chosen
+    }
+
     fn old_name(&self, name: &str) -> String {
-        free_name(name, "_old", |n| self.taken.iter().any(|t| t == n))
+        self.old_names().into_iter().find(|(n, _)| *n == name).map_or_else(|| name.to_owned(), |(_, old)| old)
     }
 
     /// All statements, in order.

@@ -61,9 +61,6 @@ pub struct Flushed {
 /// can no longer be undone alone (SET CONSTRAINTS, PostgreSQL manual).
 pub const CONFLICTS_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
-/// The error's text where the source is no longer the table of the plan.
-pub const DRIFTED: &str = "the source's columns are not those of the plan";
-
 impl Flusher {
     /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
     pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
@@ -232,7 +229,7 @@ impl Flusher {
         let row = rows.into_iter().next().unwrap_or_default();
         let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
         if text(1) != self.columns {
-            return Err(Error::client("check source", DRIFTED));
+            return Err(Error::client("check source", drift::DRIFTED));
         }
         Snapshot::parse(&text(0)).ok_or_else(|| Error::client("check source", "the server's snapshot cannot be read"))
     }

@@ -56,7 +56,10 @@ pub enum Volatility {
 /// Exit 3 with the server's words where it refuses a clause.
 pub async fn model(conn: &Conn, source: &Shape, clauses: &Clauses, version: u32) -> Result<Modelled, Failure> {
     conn.batch("begin model", "BEGIN").await?;
-    let made = Model { conn, source, version }.make(clauses).await;
+    let made = match Manner::read(conn).await {
+        Ok(own) => Model { conn, source, version, own }.make(clauses).await,
+        Err(failure) => Err(failure),
+    };
     conn.batch("discard model", "ROLLBACK").await?;
     made
 }
@@ -65,6 +68,39 @@ struct Model<'a> {
     conn: &'a Conn,
     source: &'a Shape,
     version: u32,
+    own: Manner,
+}
+
+/// How a session reads names and writes values.
+struct Manner {
+    search_path: String,
+    date_style: String,
+    interval_style: String,
+}
+
+impl Manner {
+    /// The session's.
+    async fn read(conn: &Conn) -> Result<Manner, Failure> {
+        let sql = "SELECT current_setting('search_path'), current_setting('DateStyle'), current_setting('IntervalStyle')";
+        let mut row = conn.simple("read manner", sql).await?.into_iter().next().unwrap_or_default().into_iter();
+        let mut next = || row.next().flatten().unwrap_or_default();
+        Ok(Manner { search_path: next(), date_style: next(), interval_style: next() })
+    }
+
+    /// That of every other session of ours, in which what is read here will be run.
+    fn pinned() -> Manner {
+        let text = str::to_owned;
+        Manner { search_path: text(""), date_style: text("ISO, MDY"), interval_style: text("postgres") }
+    }
+
+    fn sql(&self) -> String {
+        format!(
+            "SELECT set_config('search_path', {}, true), set_config('DateStyle', {}, true), set_config('IntervalStyle', {}, true)",
+            Literal(&self.search_path),
+            Literal(&self.date_style),
+            Literal(&self.interval_style)
+        )
+    }
 }
 
 impl Model<'_> {
@@ -85,13 +121,13 @@ impl Model<'_> {
             sql.extend(ddl::attach_index(index, &table, &QualifiedName::new("pg_temp", &index.name)));
         }
         sql.push("SET LOCAL default_tablespace = ''".to_owned());
-        let own_path = self.own_path().await?;
-        self.conn.batch("create model", &format!("SET LOCAL search_path = '';\n{}", sql.join(";\n"))).await?;
-        self.use_path(&own_path).await
+        self.manner(&Manner::pinned()).await?;
+        self.conn.batch("create model", &sql.join(";\n")).await?;
+        self.manner(&self.own).await
     }
 
-    async fn own_path(&self) -> Result<String, Failure> {
-        Ok(self.conn.scalar("read search_path", "SELECT current_setting('search_path')").await?.unwrap_or_default())
+    async fn manner(&self, manner: &Manner) -> Result<(), Failure> {
+        Ok(self.conn.batch("set manner", &manner.sql()).await?)
     }
 
     async fn use_path(&self, path: &str) -> Result<(), Failure> {
@@ -101,11 +137,10 @@ impl Model<'_> {
 
     /// Reads the copy's shape with everything qualified.
     async fn read(&self) -> Result<Shape, Failure> {
-        let own_path = self.own_path().await?;
         let oid = self.oid().await?;
-        self.use_path("").await?;
+        self.manner(&Manner::pinned()).await?;
         let shape = read::shape(self.conn, oid).await?;
-        self.use_path(&own_path).await?;
+        self.manner(&self.own).await?;
         Ok(shape)
     }
 
@@ -200,8 +235,11 @@ impl Model<'_> {
         if column.sequence.is_some() || self.is_volatile(default).await? {
             return Ok(Value::OwnDefault);
         }
+        // Written as every other session of ours will read it.
+        self.manner(&Manner::pinned()).await?;
         let value =
             self.conn.scalar("evaluate default", &format!("SELECT ({default})::{}::text", column.type_sql)).await?;
+        self.manner(&self.own).await?;
         let literal = value.map_or_else(|| "NULL".to_owned(), |v| Literal(&v).to_string());
         Ok(Value::Constant { literal: format!("{literal}::{}", column.type_sql) })
     }
@@ -321,16 +359,15 @@ impl Model<'_> {
 
     /// The probe's expression, fully qualified, and the columns it reads; the probe is dropped.
     async fn read_check(&self, probe: &str) -> Result<(String, Option<Vec<String>>), Failure> {
-        let own_path = self.own_path().await?;
         let oid = self.oid().await?;
-        self.use_path("").await?;
+        self.manner(&Manner::pinned()).await?;
         let sql = format!(
             "SELECT pg_catalog.pg_get_expr(conbin, conrelid), array_to_string(conkey, ',') \
              FROM pg_catalog.pg_constraint WHERE conrelid = {oid} AND conname = {}",
             Literal(probe)
         );
         let rows = self.conn.simple("deparse expression", &sql).await?;
-        self.use_path(&own_path).await?;
+        self.manner(&self.own).await?;
         self.conn.batch("drop probe", &format!("ALTER TABLE {} DROP CONSTRAINT {probe}", self.table())).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let text = row.first().cloned().flatten().unwrap_or_default();
@@ -363,7 +400,6 @@ impl Model<'_> {
 
     /// Equality over each column that has one: `=`, or the operator with its schema.
     async fn equalities(&self, shape: &Shape) -> Result<Vec<(String, String)>, Failure> {
-        let own_path = self.own_path().await?;
         let mut found = Vec::new();
         for column in &shape.columns {
             let schema = self
@@ -391,7 +427,7 @@ impl Model<'_> {
                 found.push((column.name.clone(), operator_of(&text)));
             }
             self.conn.batch("release", "ROLLBACK TO SAVEPOINT equality; RELEASE SAVEPOINT equality").await?;
-            self.use_path(&own_path).await?;
+            self.manner(&self.own).await?;
         }
         Ok(found)
     }
