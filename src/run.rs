@@ -99,7 +99,11 @@ impl Run {
         let stopped = stop_request(self.options.max_runtime);
         let mut stopped = std::pin::pin!(stopped);
         if migration.phase == state::Phase::Prepare {
-            let seconds = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await?;
+            let prepared = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await;
+            let seconds = match prepared {
+                Err(failure) if failure.exit == Exit::Failed => return Err(self.undo(failure).await),
+                other => other?,
+            };
             self.report.seconds.prepare = Some(seconds);
             migration = self.again().await?;
         }
@@ -114,6 +118,19 @@ impl Run {
             Until::Swapped => self.clean_up().await,
             Until::Compared => Ok(()),
         }
+    }
+
+    /// Nothing of worth is made before the copy: a run that cannot prepare leaves nothing behind.
+    async fn undo(&self, failure: Failure) -> Failure {
+        let removed = async {
+            let conn = self.context.connector.open(Role::Control).await?;
+            finish::remove_ours(&self.context, &conn).await?;
+            self.context.store.forget(self.context.id).await
+        };
+        if let Err(e) = removed.await {
+            tracing::warn!(error = %e, "what was prepared could not be removed");
+        }
+        failure
     }
 
     /// Says when a phase begins and ends.

@@ -3,7 +3,7 @@
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, reporter, steps};
 use crate::cli::{Alter, MigrateOptions, Output, Resume};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, read};
@@ -44,6 +44,7 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid).await?)?;
     let settings = settings(&typed.options);
     check_settings(&opened, &settings).await?;
+    refuse_blind_throttle(&opened, &typed.options)?;
     let source = read::shape(opened.store.conn(), oid).await?;
     let request = Request {
         clauses: &clauses,
@@ -183,44 +184,60 @@ async fn go(
         server_version: context.facts.version_text.clone(),
         resumed: how.resumed,
     });
+    if context.facts.has_standby && !context.facts.sees_all {
+        let text = "Replica lag is not to be seen by this role, so it holds nothing back: GRANT pg_read_all_stats lets it.";
+        reporter.say(Event::Warning { text: text.to_owned() });
+    }
     let mut run = Run::new(context.clone(), options.clone(), how.until, report);
     let outcome = async {
         context.store.keep_options(migration.id, &options).await?;
         run.go(again(&context.store, migration.id).await?).await
     }
     .await;
-    let old_table = match context.store.get(migration.id).await {
-        Ok(Some(m)) => m.old_table,
-        Ok(None) | Err(_) => None,
+    let (phase, old_table) = match context.store.get(migration.id).await {
+        Ok(Some(m)) => (Some(m.phase), m.old_table),
+        Ok(None) => (None, None),
+        Err(_) => (Some(migration.phase), None),
     };
-    let outcome = outcome.map_err(|failure| what_remains(failure, &migration));
+    let outcome = outcome.map_err(|failure| what_remains(failure, migration.id, phase));
     close(reporter, run.report, outcome, old_table, output.report.as_deref())
 }
 
-/// A failed run says what is still there.
-fn what_remains(failure: Failure, migration: &Migration) -> Failure {
-    use crate::error::Exit;
-    match failure.exit {
-        Exit::Failed if failure.hint.as_ref().is_none_or(|h| !h.contains("abort")) => {
-            let hint = failure.hint.clone().map(|h| format!("{h} ")).unwrap_or_default();
-            failure.hint(format!(
-                "{hint}Migration {0} is kept, its replication slot holds WAL: pgrecast resume {0} goes on, pgrecast abort {0} removes it.",
-                migration.id
-            ))
-        }
-        Exit::Failed
-        | Exit::Usage
-        | Exit::Refused
-        | Exit::Differs
-        | Exit::NoLock
-        | Exit::Busy
-        | Exit::Paused
-        | Exit::Interrupted => failure,
+/// A failed run says what is still there: `phase` is where the migration stands now, if it still does.
+fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
+    if failure.exit != Exit::Failed {
+        return failure;
     }
+    let remains = match phase {
+        None => "Nothing was left behind.".to_owned(),
+        Some(Phase::Swapped | Phase::Complete) => {
+            format!("The tables are swapped; what remains to clean up, pgrecast resume {id} removes.")
+        }
+        Some(Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs) => {
+            match failure.hint.as_ref().is_some_and(|h| h.contains("pgrecast abort")) {
+                true => return failure,
+                false => format!(
+                    "Migration {id} is kept, its replication slot holds WAL: pgrecast resume {id} goes on, pgrecast abort {id} removes it."
+                ),
+            }
+        }
+    };
+    let hint = failure.hint.clone().map(|h| format!("{h} ")).unwrap_or_default();
+    failure.hint(format!("{hint}{remains}"))
 }
 
 fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
     options.settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect()
+}
+
+/// A limit on what the role cannot see would never hold anything back.
+fn refuse_blind_throttle(opened: &Opened, options: &MigrateOptions) -> Result<(), Failure> {
+    let role = crate::pg::sql::plain_ident(&opened.facts.role);
+    if options.throttle.max_active.is_none() || opened.facts.sees_all {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("--max-active: role {role} does not see the sessions of other roles"))
+        .hint(format!("GRANT pg_read_all_stats TO {role}, or leave the option out.")))
 }
 
 /// Settings of ours cannot be given, and a value the server refuses is said before anything else.

@@ -85,7 +85,7 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     steps.push(step("prepare", publication, "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table, for a moment"));
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
-    let copy = CopyStatements::new(plan, &names, 0).insert((0, 2048));
+    let copy = CopyStatements::new(plan, &names, 0).insert((0, 1024));
     steps.push(step(
         "copy",
         format!("{copy} (for each block range)"),

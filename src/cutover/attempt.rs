@@ -8,7 +8,7 @@ use crate::drift;
 use crate::error::Failure;
 use crate::flush::{self, Flusher};
 use crate::follow::Follower;
-use crate::pg::{Conn, Error, Role, Verdict};
+use crate::pg::{Error, Role, Verdict};
 use crate::plan::build::relation_names;
 use crate::prepare;
 use crate::state::Phase;

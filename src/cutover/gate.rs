@@ -18,6 +18,10 @@ pub struct Blocker {
     pub pid: Option<i32>,
     /// Milliseconds since it began.
     pub age_ms: i64,
+    /// Its virtual transaction.
+    pub transaction: String,
+    /// Its age is not to be seen by this role.
+    pub hidden: bool,
     /// Who it is, for messages.
     pub who: String,
 }
@@ -57,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_blocker_counts_only_once_in_step() {
-        let blocker = Blocker { pid: Some(7), age_ms: 20_000, who: "pid 7".into() };
+        let blocker = Blocker { pid: Some(7), age_ms: 20_000, transaction: "3/7".into(), hidden: false, who: "pid 7".into() };
         let mut seen = Seen { backlog: 3_000, live: true, blockers: vec![blocker] };
         assert!(matches!(decide(&seen), Decision::Behind(_)));
         seen.backlog = 3;

@@ -135,13 +135,27 @@ impl Lookout<'_> {
     /// Transactions with a lock on the source, or a request for one, older than `pause`; autovacuum yields and is no
     /// blocker, a vacuum against wraparound does not and is one.
     async fn blockers(&mut self, pause: Duration) -> Result<Vec<Blocker>, Failure> {
-        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
+        let mut seen = self.holders().await?;
+        if seen.iter().any(|b| b.hidden) {
+            // Whose age this role may not see has it if it is still there after the pause.
+            let before = seen;
+            tokio::time::sleep(pause).await;
+            seen = self.holders().await?;
+            for blocker in seen.iter_mut().filter(|b| b.hidden) {
+                let same = |b: &&Blocker| b.hidden && b.transaction == blocker.transaction;
+                blocker.age_ms = if before.iter().any(|b| same(&b)) { i64::MAX } else { 0 };
+            }
+        }
         let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        Ok(seen.into_iter().filter(|b| b.age_ms > pause).collect())
+    }
+
+    async fn holders(&mut self) -> Result<Vec<Blocker>, Failure> {
+        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
         let broken = |e: serde_json::Error| Failure::failed(format!("look for blockers: {e}"));
         rows.into_iter()
             .filter_map(|r| r.into_iter().next().flatten())
             .map(|text| serde_json::from_str::<Blocker>(&text).map_err(broken))
-            .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
             .collect()
     }
 
@@ -170,7 +184,8 @@ impl Lookout<'_> {
 
 fn blockers_sql(context: &Context) -> String {
     format!(
-        "SELECT json_build_object('pid', l.pid, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
+        "SELECT json_build_object('pid', l.pid, 'transaction', l.virtualtransaction, \
+         'hidden', p.gid IS NULL AND a.xact_start IS NULL, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
          coalesce(a.xact_start, p.prepared)) * 1000)::int8, 0), 'who', CASE WHEN p.gid IS NOT NULL \
          THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END) \

@@ -34,6 +34,8 @@ const JOURNAL_AFTER: Duration = Duration::from_millis(100);
 const LIVE_KEYS: u64 = 10_000;
 /// Memory of the backlog beyond which keys go back to the journal table.
 const MEMORY_BYTES: usize = 12 << 20;
+/// How long the throttle may keep keys in memory before they go to the journal table.
+const HELD_MOST: Duration = Duration::from_secs(2);
 /// How often the ledger and unsettled keys are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Flushes in a row in which a key may meet a neighbour that is still stale, each a tick apart.
@@ -116,6 +118,8 @@ pub(super) struct Applier {
     awaiting_quiet: Vec<oneshot::Sender<()>>,
     /// Keys were due and no flusher could take them.
     stuck: bool,
+    /// Since when the throttle has kept keys in memory.
+    held_since: Option<Instant>,
     barriers: HashMap<String, Waiter>,
     next_token: u64,
     /// Settles whose barrier has come back: what was added before the mark must be retired.
@@ -194,6 +198,7 @@ impl Applier {
             quiet: false,
             awaiting_quiet: Vec::new(),
             stuck: false,
+            held_since: None,
             barriers: HashMap::new(),
             next_token: 0,
             settling: Vec::new(),
@@ -480,6 +485,9 @@ impl Applier {
     /// Opens the oldest generation, or turns live where only the youngest is left and it is small. It need not be
     /// empty: under traffic it never would be.
     async fn next_generation(&mut self) -> Result<(), Failure> {
+        if self.job.throttle.reason().is_some() {
+            return Ok(());
+        }
         if self.older.is_empty() {
             self.write_journal().await?;
             if self.written.is_some_and(|n| n < LIVE_KEYS) {
@@ -663,12 +671,34 @@ impl Applier {
     }
 
     async fn tick(&mut self) -> Result<(), Failure> {
+        self.let_go_of_held_keys().await?;
         self.backlog.wake();
         if !self.backlog.is_empty() {
             self.gathering_since.get_or_insert_with(Instant::now);
         }
         self.answer_settled();
         self.look_at_wal().await
+    }
+
+    /// Keys that the throttle keeps in memory hold the slot back, and that may be the very reason of the pause: in the
+    /// journal table they do not.
+    async fn let_go_of_held_keys(&mut self) -> Result<(), Failure> {
+        let held = matches!(self.mode, Mode::Live)
+            && !self.quiet
+            && !self.backlog.is_empty()
+            && self.job.throttle.reason().is_some();
+        if !held {
+            self.held_since = None;
+            return Ok(());
+        }
+        match self.held_since {
+            Some(since) if since.elapsed() > HELD_MOST => self.back_to_table().await,
+            Some(_) => Ok(()),
+            None => {
+                self.held_since = Some(Instant::now());
+                Ok(())
+            }
+        }
     }
 
     /// What of the stream is journaled or flushed, as far as this task knows.
