@@ -30,6 +30,11 @@ impl Db {
         Db { name, dsn, session }
     }
 
+    /// The same database with a new session, after its server was restarted.
+    pub fn again(&self) -> Db {
+        Db { name: self.name.clone(), dsn: self.dsn.clone(), session: Session::connect(&self.dsn) }
+    }
+
     /// The database's name.
     pub fn name(&self) -> &str {
         &self.name

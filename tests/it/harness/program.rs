@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Db, wait_for};
 
 /// Longer than any run of a test takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How a run ended and what it said.
 #[derive(Debug)]
