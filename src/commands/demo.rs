@@ -14,7 +14,7 @@ use crate::demo::watch::Watch;
 use crate::demo::{Server, find_installed};
 use crate::error::{Exit, Failure};
 use crate::report::numbers::count;
-use crate::report::{Event, Format, Reporter, on_stdout};
+use crate::report::{Event, Format, Reporter};
 
 /// As a server for such a table has it: no checkpoint and no merge sort on disk in the few minutes there are.
 const SETTINGS: [(&str, &str); 4] = [
@@ -50,7 +50,7 @@ struct Voices {
 impl Voices {
     fn new(format: Format) -> Result<Voices, Failure> {
         let watch = Watch::default();
-        let migration = Reporter::new(watch.on(on_stdout(format)), Timestamp::now)
+        let migration = Reporter::new(watch.on_stdout(format), Timestamp::now)
             .map_err(|e| Failure::failed(format!("cannot start the thread that shows progress: {e}")))?;
         Ok(Voices { demo: reporter(format)?, migration, watch })
     }

@@ -143,16 +143,18 @@ impl Facts {
 
     /// Lines for people.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![String::new(), "what the clients saw".to_owned()];
+        let saw = format!("what {} clients saw, in simple, extended and prepared protocol", self.clients.connections);
+        let mut lines = vec![String::new(), saw];
         lines.extend(self.clients.lines());
         lines.push("what became of the table".to_owned());
         let (table, migration, writes) = (&self.table, &self.migration, &self.writes);
         let mut tell = |name: &str, text: String| lines.push(format!("  {name:<16}{text}"));
         tell("size", format!("{} rows, {} with indexes", count(table.rows), bytes(table.bytes)));
-        tell("type of id", format!("{}, was {}", table.key_type, table.key_type_before));
+        tell("type of id", format!("{}; was {}", table.key_type, table.key_type_before));
         if let Some(took) = migration.seconds {
-            tell("migration", seconds(took));
-            tell("", listed(&migration.phases));
+            tell("migration", format!("{} in all", seconds(took)));
+            // Two lines, as a terminal of eighty columns has no room for one.
+            migration.phases.chunks(4).for_each(|phases| tell("", listed(phases)));
         }
         if let Some(blocked) = migration.write_blocked {
             tell("writers waited", format!("{} for the swap, by the tool's own account", seconds(blocked)));
@@ -184,7 +186,7 @@ impl ClientFacts {
             row("", cells(|stage| stage.stage.to_owned()), ""),
             row("statements/s", cells(|stage| format!("{:.0}", stage.per_second)), ""),
             row("longest pause", cells(|stage| seconds(stage.longest_pause)), &self.at_swap()),
-            format!("  {:<16}{} of {}", "failed", self.failed, count(self.statements)),
+            format!("  {:<16}{} of {} statements", "failed", self.failed, count(self.statements)),
         ]
     }
 
@@ -337,15 +339,15 @@ mod tests {
     fn people_see_all_of_it() {
         let expected = [
             "",
-            "what the clients saw",
+            "what 6 clients saw, in simple, extended and prepared protocol",
             "                      before    during     after",
             "  statements/s          1000       800      1000",
             "  longest pause       4.0 ms     30 ms    5.0 ms   at the swap: 9.0 ms",
-            "  failed          0 of 19.6 k",
+            "  failed          0 of 19.6 k statements",
             "what became of the table",
             "  size            1.0 k rows, 1.0 MB with indexes",
-            "  type of id      bigint, was integer",
-            "  migration       12.0 s",
+            "  type of id      bigint; was integer",
+            "  migration       12.0 s in all",
             "                  copy 8.0 s, index 3.0 s, cut over 50 ms",
             "  writers waited  7.0 ms for the swap, by the tool's own account",
             "  rows compared   none",

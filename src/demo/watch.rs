@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::report::{Event, Summary, View};
+use crate::report::{Event, Format, Phase, Summary, View, on_stdout};
 
 /// The moments and figures that the facts need.
 #[derive(Debug, Default, Clone)]
@@ -22,9 +22,10 @@ pub struct Kept {
 pub struct Watch(Arc<Mutex<Kept>>);
 
 impl Watch {
-    /// A view that shows what `view` shows.
-    pub fn on(&self, view: Box<dyn View>) -> Box<dyn View> {
-        Box::new(Watched { view, watch: self.clone() })
+    /// What is said in that format to standard output. For people the facts take the place of the last words, which
+    /// would tell them what to do on a server that is gone by then.
+    pub fn on_stdout(&self, format: Format) -> Box<dyn View> {
+        Box::new(Watched { view: on_stdout(format), watch: self.clone(), last_words: format == Format::Json })
     }
 
     /// What has been said so far.
@@ -37,7 +38,7 @@ impl Watch {
         if let Event::CutOver { .. } = event {
             kept.swapped = Some(at);
         }
-        if let Event::PhaseEnded { phase: crate::report::Phase::CutOver, seconds } = event {
+        if let Event::PhaseEnded { phase: Phase::CutOver, seconds } = event {
             kept.cut_over = Some(*seconds);
         }
         if let Event::Finished { summary } = event {
@@ -49,12 +50,15 @@ impl Watch {
 struct Watched {
     view: Box<dyn View>,
     watch: Watch,
+    last_words: bool,
 }
 
 impl View for Watched {
     fn show(&mut self, at: Timestamp, event: &Event) {
         self.watch.note(at, event);
-        self.view.show(at, event);
+        if self.last_words || !matches!(event, Event::Finished { .. }) {
+            self.view.show(at, event);
+        }
     }
 
     fn end(&mut self) {

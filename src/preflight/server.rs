@@ -41,7 +41,7 @@ pub struct ServerFacts {
 
 const FACTS: &str = "
 SELECT json_build_object(
-    'version', current_setting('server_version_num')::int, 'version_text', current_setting('server_version'),
+    'version', current_setting('server_version_num')::int, 'version_text', split_part(current_setting('server_version'), ' ', 1),
     'database', current_database(), 'database_oid', (SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = current_database()),
     'role', current_user, 'superuser', r.rolsuper, 'replication', r.rolreplication,
     'in_recovery', pg_catalog.pg_is_in_recovery(), 'wal_level', current_setting('wal_level'),

@@ -35,7 +35,7 @@ impl Ask {
         match self {
             Ask::Read => "SELECT (amount * 100)::bigint::text FROM public.orders WHERE id = $1::bigint",
             Ask::Scan => "SELECT count(note)::text FROM public.orders WHERE id >= $1::bigint AND id < $1::bigint + 100",
-            Ask::Customer => "SELECT count(*)::text FROM public.orders WHERE customer_id = $1::bigint",
+            Ask::Customer => "SELECT count(note)::text FROM public.orders WHERE customer_id = $1::bigint",
             Ask::Insert => {
                 "INSERT INTO public.orders (customer_id, status, amount, placed_at, note)
                  VALUES ($1::bigint, 'new', $2::bigint::numeric / 100, now(), 'from the load') RETURNING id::text"
