@@ -2,3 +2,4 @@
 
 mod ground;
 mod harness;
+mod scenarios;
