@@ -1,7 +1,12 @@
 //! What the program does to a table, one behaviour or small family of them a file.
 
 mod clauses;
+mod keys;
+mod refused;
+mod shown;
 mod twins;
+mod unfit;
+mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
