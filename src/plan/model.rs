@@ -116,11 +116,14 @@ impl Model<'_> {
         sql.extend(ddl::unvalidated_checks(self.source, &table));
         sql.extend(ddl::comments(self.source, &table));
         for index in &self.source.indexes {
-            sql.push(ddl::index_tablespace(index));
             sql.extend(ddl::build_index(index, &table, &index.name));
-            sql.extend(ddl::attach_index(index, &table, &QualifiedName::new("pg_temp", &index.name)));
+            let name = QualifiedName::new("pg_temp", &index.name);
+            sql.extend(ddl::attach_index(index, &table, &name));
+            // Indexes of temporary tables follow temp_tablespaces instead.
+            if let Some(tablespace) = &index.tablespace {
+                sql.push(format!("ALTER INDEX {name} SET TABLESPACE {}", Ident(tablespace)));
+            }
         }
-        sql.push("SET LOCAL default_tablespace = ''".to_owned());
         self.manner(&Manner::pinned()).await?;
         self.conn.batch("create model", &sql.join(";\n")).await?;
         self.manner(&self.own).await
@@ -381,21 +384,58 @@ impl Model<'_> {
     }
 
     async fn volatility(&self, expression: &str) -> Result<Volatility, Failure> {
-        // An index predicate must be immutable (CREATE INDEX, PostgreSQL manual).
-        let sql = format!("SAVEPOINT probe; CREATE INDEX ON {} ((1)) WHERE num_nulls({expression}) >= 0", self.table());
-        let immutable = match self.conn.batch("probe volatility", &sql).await {
+        let immutable = match self.try_as_predicate("", &self.table(), expression).await? {
             Ok(()) => true,
             Err(e) if e.is(&SqlState::INVALID_OBJECT_DEFINITION) => false,
             Err(e) => return Err(e.into()),
         };
-        self.conn.batch("undo probe", "ROLLBACK TO SAVEPOINT probe; RELEASE SAVEPOINT probe").await?;
         if immutable {
             return Ok(Volatility::Immutable);
         }
         if reads_the_clock(expression) || self.is_volatile(expression).await? {
             return Ok(Volatility::Volatile);
         }
+        if self.is_immutable_but_for_enums(expression).await? {
+            return Ok(Volatility::Immutable);
+        }
         Ok(Volatility::Stable)
+    }
+
+    /// Whether the server takes an expression as an index predicate, which must be immutable (CREATE INDEX, PostgreSQL
+    /// manual).
+    async fn try_as_predicate(
+        &self,
+        before: &str,
+        table: &str,
+        expression: &str,
+    ) -> Result<Result<(), crate::pg::Error>, Failure> {
+        let sql = format!(
+            "SAVEPOINT probe; {before}CREATE INDEX ON {table} ((1)) WHERE pg_catalog.num_nulls({expression}) >= 0"
+        );
+        let taken = self.conn.batch("probe volatility", &sql).await;
+        self.conn.batch("undo probe", "ROLLBACK TO SAVEPOINT probe; RELEASE SAVEPOINT probe").await?;
+        Ok(taken)
+    }
+
+    /// A cast between an enum and text counts as stable, for a label can be renamed; no session setting changes it. So
+    /// the expression is tried once more with text in place of every enum.
+    async fn is_immutable_but_for_enums(&self, expression: &str) -> Result<bool, Failure> {
+        let sql = "SELECT quote_ident(n.nspname) || '.' || quote_ident(t.typname) FROM pg_catalog.pg_type t \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'e'";
+        let rows = self.conn.simple("find enums", sql).await?;
+        let enums: Vec<String> = rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect();
+        if enums.is_empty() {
+            return Ok(false);
+        }
+        let columns: Vec<String> = self
+            .source
+            .columns
+            .iter()
+            .map(|c| format!("{} AS {}", enums_as_text(&format!("NULL::{}", c.type_sql), &enums), Ident(&c.name)))
+            .collect();
+        let plain = format!("CREATE TEMPORARY TABLE {PROBE} AS SELECT {};", columns.join(", "));
+        let tried = self.try_as_predicate(&plain, PROBE, &enums_as_text(expression, &enums)).await?;
+        Ok(tried.is_ok())
     }
 
     /// Equality over each column that has one: `=`, or the operator with its schema.
@@ -443,6 +483,23 @@ fn operator_of(text: &str) -> String {
         .unwrap_or_else(|| "=".to_owned())
 }
 
+/// `::text` for each cast to one of these types.
+fn enums_as_text(expression: &str, enums: &[String]) -> String {
+    let within = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    let mut text = expression.to_owned();
+    for name in enums {
+        let cast = format!("::{name}");
+        let mut parts = text.split(&cast);
+        let mut made = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            made.push_str(if part.starts_with(within) { &cast } else { "::text" });
+            made.push_str(part);
+        }
+        text = made;
+    }
+    text
+}
+
 /// Whether an expression reads the clock or the session, which the server calls stable but no setting can pin.
 fn reads_the_clock(expression: &str) -> bool {
     use pg_query::NodeRef;
@@ -468,6 +525,15 @@ mod tests {
     fn an_operator_outside_pg_catalog_keeps_its_schema() {
         assert_eq!(operator_of("(a OPERATOR(public.=) a)"), "OPERATOR(public.=)");
         assert_eq!(operator_of("((a)::text = (a)::text)"), "=");
+    }
+
+    #[test]
+    fn casts_to_an_enum_become_casts_to_text() {
+        let enums = ["app.mood".to_owned(), "app.\"M\"".to_owned()];
+        assert_eq!(
+            enums_as_text("(a::app.mood)::text || b::app.mood[] || c::app.mood2 || d::app.\"M\"", &enums),
+            "(a::text)::text || b::text[] || c::app.mood2 || d::text"
+        );
     }
 
     #[test]

@@ -7,4 +7,5 @@ mod ground;
 mod harness;
 mod load;
 mod resume;
+mod scenarios;
 mod visibility;
