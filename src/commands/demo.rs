@@ -1,6 +1,6 @@
 //! `pgrecast demo`: a migration of a table under load, on a server of its own.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -139,8 +139,13 @@ fn tell(facts: &Facts, format: Format) -> Result<(), Failure> {
         Format::Text => facts.lines().join("\n"),
         Format::Json => facts.object().map_err(|e| Failure::failed(format!("cannot tell the facts: {e}")))?,
     };
+    let mut out = std::io::stdout();
+    if format == Format::Text && out.is_terminal() {
+        // What was shown live ends at the right edge of its last line, and not at the start of the next one.
+        let _ = writeln!(out);
+    }
     // A closed output is no reason to fail.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(out, "{text}");
     let faults = facts.faults();
     if faults.is_empty() {
         return Ok(());
