@@ -62,7 +62,8 @@ fn followed(lab: &Lab, template: &str, commit: &str) -> Result<Value> {
     let before = SystemTime::now();
     sleep(lab.span(15.0));
     let begun = SystemTime::now();
-    let run = Migration::run(lab, "pgbench_accounts", CLAUSES, &["--no-verify", "--max-runtime", "20m"]);
+    let limit = format!("{}s", lab.span(1_200.0).as_secs());
+    let run = Migration::run(lab, "pgbench_accounts", CLAUSES, &["--no-verify", "--max-runtime", &limit]);
     let ended = SystemTime::now();
     let at_work = load.is_running()?;
     let log = load.stop()?;

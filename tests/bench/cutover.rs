@@ -148,11 +148,7 @@ fn held_against(outcome: Outcome, runs: &[Obstructed], what: &str, since: &str, 
 type Way = (SystemTime, Value);
 
 /// Brings a run under load to the point where it waits for its release; `meet` releases it and puts something in its way.
-fn obstructed(
-    lab: &Lab,
-    template: &str,
-    meet: impl FnOnce(&Lab, &mut Migration) -> Result<Way>,
-) -> Result<Obstructed> {
+fn obstructed(lab: &Lab, template: &str, meet: impl FnOnce(&Lab, &mut Migration) -> Result<Way>) -> Result<Obstructed> {
     lab.autovacuum(None)?;
     lab.fresh(template)?;
     lab.settle()?;

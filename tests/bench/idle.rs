@@ -62,12 +62,16 @@ pub fn small_buffers(scale: f64) -> String {
 pub fn verify(lab: &mut Lab) -> Result<Outcome> {
     let job = accounts(lab, 30)?;
     let clauses = job.clauses();
+    let rows = lab.sql(&job.template)?.number(&format!("SELECT count(*) FROM {}", job.table))?;
     let (mut ratios, mut runs) = (Vec::new(), Vec::new());
     for _ in 0..lab.runs {
         prepared(lab, &job)?;
         let done = Migration::run(lab, job.table, &clauses, &[])?;
         ratios.push(done.number("/seconds/verify") / (done.number("/seconds/copy") + done.number("/seconds/index")));
         runs.push(done.facts());
+        if done.number("/verify/rows_compared") != rows || done.number("/verify/differences") != 0.0 {
+            return Err(format!("not all of the {rows} rows were compared and found equal: {}", done.facts()).into());
+        }
     }
     Ok(Outcome::new(4, json!({ "runs": runs })).at_most("verify / (copy + index)", median(&ratios), 0.5, "×"))
 }

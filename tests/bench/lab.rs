@@ -1,14 +1,19 @@
 //! The server, the programs that talk to it, and its databases.
 
 use std::collections::HashSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgrecast::demo::Server;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::{Args, Result};
@@ -25,12 +30,16 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// So fine that it does not show in a figure.
 const GLANCE: Duration = Duration::from_millis(2);
 
+/// What was started here and runs beside this.
+static CHILDREN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
 /// A server with what runs on it.
 pub struct Lab {
     // First: the connections of the runtime's tasks are of no use without the server, but not the other way.
     server: Server,
     runtime: Runtime,
-    scratch: TempDir,
+    /// In the server's directory, with which it goes in whatever way this ends.
+    scratch: PathBuf,
     templates: HashSet<String>,
     clients: PathBuf,
     program: PathBuf,
@@ -70,10 +79,15 @@ impl Lab {
         ];
         let server = Server::start(&args.server, &settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.spawn(end_with_children());
+        let scratch = server.socket_dir().join("scratch");
+        std::fs::create_dir(&scratch)?;
+        // The server's user removes it; nobody else can enter the directory it lies in.
+        std::fs::set_permissions(&scratch, Permissions::from_mode(0o777))?;
         let mut lab = Lab {
             server,
             runtime,
-            scratch: tempfile::tempdir()?,
+            scratch,
             templates: HashSet::new(),
             clients: args.clients.clone(),
             program: args.program.clone(),
@@ -100,7 +114,7 @@ impl Lab {
 
     /// A file or directory that goes at the end.
     pub fn scratch(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
+        self.scratch.join(name)
     }
 
     /// pgrecast, to be measured.
@@ -204,6 +218,42 @@ impl Lab {
         }
         Err(format!("{name} ended with {status}: {}", std::fs::read_to_string(&log)?.trim()).into())
     }
+}
+
+/// Starts a program that does not outlive this one.
+pub fn spawn(command: &mut Command) -> Result<Child> {
+    let child = command.spawn()?;
+    if let Ok(mut children) = CHILDREN.lock() {
+        children.push(pid(&child));
+    }
+    Ok(child)
+}
+
+/// Kills it where it still runs: after an error, that is.
+pub fn reap(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+    if let Ok(mut children) = CHILDREN.lock() {
+        children.retain(|known| *known != pid(child));
+    }
+}
+
+/// Its id, as signals want it.
+pub fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// On an interrupt everything goes; the server by itself, when this process is gone.
+async fn end_with_children() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+    for child in CHILDREN.lock().iter().flat_map(|children| children.iter()) {
+        let _ = kill(*child, Signal::SIGKILL);
+    }
+    std::process::exit(130);
 }
 
 /// Waits for the end, to within 2 ms; kills what takes too long.

@@ -3,12 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::Result;
 use crate::lab::{self, Lab};
@@ -54,7 +53,7 @@ impl Load {
         command.args(["-n", "-c", "8", "-j", "2", "-T", FOR_EVER, "--log", "--log-prefix"]).arg(&prefix).args(flags);
         command.env("PGOPTIONS", options);
         command.stdout(File::create(prefix.with_extension("out"))?).stderr(File::create(prefix.with_extension("err"))?);
-        Ok(Load { child: command.stdin(Stdio::null()).spawn()?, prefix })
+        Ok(Load { child: lab::spawn(&mut command)?, prefix })
     }
 
     /// Whether all clients are still at it, as far as the process shows.
@@ -65,7 +64,7 @@ impl Load {
     /// Lets each client end its transaction, and reads the log.
     pub fn stop(mut self) -> Result<Log> {
         // The alarm by which pgbench itself learns that the time of -T is over (handle_sig_alarm in pgbench.c).
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGALRM)?;
+        kill(lab::pid(&self.child), Signal::SIGALRM)?;
         let status = lab::wait(&mut self.child)?;
         let said = fs::read_to_string(self.prefix.with_extension("out"))?;
         let errors = fs::read_to_string(self.prefix.with_extension("err"))?;
@@ -83,9 +82,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // Gone already, unless something went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        lab::reap(&mut self.child);
     }
 }
 
@@ -136,7 +133,8 @@ impl Log {
     /// The longest transaction of which any part lies in that time, in milliseconds. No statement waited longer.
     pub fn longest_ms(&self, from: SystemTime, to: SystemTime) -> f64 {
         let (from, to) = (epoch(from), epoch(to));
-        let within = self.transactions.iter().filter(|transaction| transaction.began <= to && transaction.ended >= from);
+        let within =
+            self.transactions.iter().filter(|transaction| transaction.began <= to && transaction.ended >= from);
         within.map(|transaction| (transaction.ended - transaction.began) * 1e3).fold(f64::NAN, f64::max)
     }
 }

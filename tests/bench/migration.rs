@@ -52,7 +52,7 @@ impl<'a> Migration<'a> {
         command.args(["alter", table, clauses, "--jobs", "2", "--format", "json", "--report"]).arg(&report).args(flags);
         command.stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
-        let mut child = command.spawn()?;
+        let mut child = lab::spawn(&mut command)?;
         let out = child.stdout.take().ok_or("no output")?;
         let (sender, events) = channel();
         thread::spawn(move || {
@@ -140,9 +140,7 @@ impl<'a> Migration<'a> {
 
 impl Drop for Migration<'_> {
     fn drop(&mut self) {
-        // Gone already, unless something went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        lab::reap(&mut self.child);
     }
 }
 

@@ -139,6 +139,7 @@ impl Check {
 
 fn with_unit(value: f64, unit: &str) -> String {
     match unit {
+        _ if value.is_nan() => "–".to_owned(),
         "×" => format!("{value:.3} ×"),
         "" => format!("{value}"),
         _ => format!("{value:.1} {unit}"),
