@@ -104,7 +104,11 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
     let statements = Statements::new(&job.plan, &job.names, job.x0);
     let mut retry = Retry::new();
     let mut conn = None;
+    let mut worked = None;
     while let Some(range) = next_range(&ranges, job.jobs) {
+        if let Some(worked) = worked.take() {
+            job.throttle.rest(worked).await;
+        }
         loop {
             if job.progress.over.load(Ordering::Acquire) {
                 return Err(Stop::Over);
@@ -131,7 +135,7 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                     job.progress.chunks.fetch_add(1, Ordering::Relaxed);
                     ranges.lock().unwrap_or_else(PoisonError::into_inner).learn(blocks, begun.elapsed());
                     conn = Some(open);
-                    job.throttle.rest(begun.elapsed()).await;
+                    worked = Some(begun.elapsed());
                     break;
                 }
                 // The file changed: a TRUNCATE that the stream will bring, or a rewrite.

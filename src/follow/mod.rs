@@ -23,6 +23,9 @@ use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
 use crate::throttle::Throttle;
 
+/// How long a stop may take: the server may be gone.
+const LEAVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// What following needs.
 pub struct Job {
     /// Connections.
@@ -173,16 +176,22 @@ impl Follower {
         self.ask(Command::Touched).await
     }
 
-    /// Stops: what is received is made durable and acknowledged first.
+    /// Stops: what is received is made durable and acknowledged first, as far as that is possible soon. What is not
+    /// acknowledged, the slot sends again to the next run.
     pub async fn stop(&self) -> Result<(), Failure> {
-        // A task that has ended already says why below.
-        let _ = self.commands.send(Command::Stop).await;
-        match self.task.lock().await.take() {
-            Some(task) => match task.await {
-                Ok(ended) => ended,
-                Err(panic) => Err(Failure::failed(format!("the task that follows the change stream died: {panic}"))),
-            },
-            None => Ok(()),
+        let Some(mut task) = self.task.lock().await.take() else { return Ok(()) };
+        let stopped = tokio::time::timeout(LEAVE_WITHIN, async {
+            // A task that has ended already says why below.
+            let _ = self.commands.send(Command::Stop).await;
+            (&mut task).await
+        });
+        match stopped.await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(panic)) => Err(Failure::failed(format!("the task that follows the change stream died: {panic}"))),
+            Err(_) => {
+                task.abort();
+                Ok(())
+            }
         }
     }
 }

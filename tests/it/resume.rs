@@ -107,7 +107,7 @@ impl Stage {
                 self.holder.sql(writer);
                 self.start(&[])
             }
-            Hold::Copy => self.start(&["--nice", "30"]),
+            Hold::Copy => self.start(&["--nice", "10"]),
             Hold::Index => {
                 self.holder.sql(&format!("SELECT pg_advisory_lock({INDEX_LOCK})"));
                 self.start(&[])
@@ -237,7 +237,7 @@ fn killed_again_and_again_in_the_copy() {
     let chunks = || stage.db.query_one_text("SELECT count(*) FROM pgrecast.chunk").parse::<u32>().expect("a number");
     let mut before = 0;
     for _ in 0..3 {
-        let running = stage.start(&["--nice", "30"]);
+        let running = stage.start(&["--nice", "10"]);
         running.wait_for_phase("copy");
         wait_for("another chunk", SOON, || if chunks() > before { Ok(()) } else { Err(format!("{before}")) });
         running.kill();
@@ -346,7 +346,7 @@ fn a_terminated_backend_is_replaced() {
         stage.load.wait_for_more(30, SOON);
     };
     stage.holder.sql(&format!("SELECT pg_advisory_lock({INDEX_LOCK})"));
-    let running = stage.start(&["--nice", "30", "--postpone-cutover"]);
+    let running = stage.start(&["--nice", "10", "--postpone-cutover"]);
     running.wait_for_phase("copy");
     for name in ["copier", "journal", "stream", "monitor", "copier", "stream"] {
         some(name);
