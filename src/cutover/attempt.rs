@@ -224,17 +224,9 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
     // Nothing is stale any more, so a conflict is between two rows of the source.
     match conflicts.into_iter().next() {
         None => Ok(()),
-        Some((i, e)) => Err(Stop::Failed(
-            Failure::failed(format!(
-                "row {} of {} meets another row: {}",
-                flush::blame::name(&context.plan, &keys[i]),
-                context.plan.source.name.plain(),
-                e.message
-            ))
-            .detail(e.detail.clone().unwrap_or_default())
-            .hint("Correct one of the rows or the clauses; the table is as it was.")
-            .caused_by(&e),
-        )),
+        Some((i, e)) => {
+            Err(Stop::Failed(flush::blame::meets(&context.plan, &context.names, &keys[i], Some(&e))))
+        }
     }
 }
 
