@@ -44,6 +44,7 @@ mod retry;
 pub mod run;
 pub mod stream;
 pub mod throttle;
+pub mod unfit;
 pub mod verify;
 
 pub mod demo;

@@ -219,17 +219,18 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Who holds or awaits a lock on the source, for messages.
+/// Who holds a lock on the source, for messages.
 pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> {
     let sql = format!(
-        "SELECT string_agg(who, '; ') FROM (SELECT DISTINCT coalesce(format('pid %s (%s, %s s, %s): %s', l.pid, l.mode, \
-         round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)), \
-         format('prepared transaction %s', (SELECT p.gid FROM pg_catalog.pg_prepared_xacts p \
-         WHERE l.virtualtransaction = '-1/' || p.transaction::text))) AS who \
+        "SELECT string_agg(who, '; ') FROM (SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction %s', p.gid) \
+         ELSE format('pid %s (%s, %s s, %s): %s', l.pid, string_agg(DISTINCT l.mode, ', '), \
+         round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)) END AS who \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'relation' AND l.relation = {} AND l.pid IS DISTINCT FROM pg_backend_pid() \
-         AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' LIMIT 8) AS held",
-        context.plan.source.oid
+         LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text \
+         WHERE l.locktype = 'relation' AND l.database = {} AND l.relation = {} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+         AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
+         GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",
+        context.facts.database_oid, context.plan.source.oid
     );
     Ok(conn.scalar("find lock holders", &sql).await?.unwrap_or_else(|| "nobody any more".to_owned()))
 }

@@ -17,7 +17,7 @@ const ROOMS: &[&str] = &[
     "context",
     "verify",
     "follow",
-    "flush",
+    "flush", "unfit",
     "copy",
     "journal",
     "stream",

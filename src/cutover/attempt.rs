@@ -41,8 +41,9 @@ pub(super) async fn run(
     follower: &Follower,
     options: &Options,
     columns: &str,
+    lock_wait: Duration,
 ) -> Result<Outcome, Failure> {
-    let begun = begin(context, options, columns).await;
+    let begun = begin(context, options, columns, lock_wait).await;
     let Begun { flusher, statements, pid } = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
@@ -83,7 +84,12 @@ struct Begun {
 }
 
 /// Reads what the swap rests on, and opens its transaction; or says who is in the way.
-async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Result<Begun, String>, Failure> {
+async fn begin(
+    context: &Context,
+    options: &Options,
+    columns: &str,
+    lock_wait: Duration,
+) -> Result<Result<Begun, String>, Failure> {
     let flusher = super::open(context, columns).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
@@ -97,7 +103,7 @@ async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Re
     };
     let statements = swap.statements().join(";\n");
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    if let Some(why) = keep_vacuum_away(context, &flusher, options).await? {
+    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait).await? {
         return Ok(Err(why));
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
@@ -111,7 +117,12 @@ fn is_lost(failure: &Failure) -> bool {
 
 /// SHARE UPDATE EXCLUSIVE stops nobody's reads and writes. Waited for longer than `deadlock_timeout`, it makes a
 /// running autovacuum yield (PostgreSQL manual, 25.1.6); a shorter wait never does.
-async fn keep_vacuum_away(context: &Context, flusher: &Flusher, options: &Options) -> Result<Option<String>, Failure> {
+async fn keep_vacuum_away(
+    context: &Context,
+    flusher: &Flusher,
+    options: &Options,
+    lock_wait: Duration,
+) -> Result<Option<String>, Failure> {
     let wait = context.facts.deadlock_timeout_ms + 1_000;
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{wait}ms'; \
@@ -119,7 +130,7 @@ async fn keep_vacuum_away(context: &Context, flusher: &Flusher, options: &Option
          SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
         context.plan.source.name,
-        options.lock_timeout.as_millis(),
+        lock_wait.as_millis().max(1),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );
     match flusher.conn().batch("keep vacuum away", &sql).await {
@@ -174,8 +185,10 @@ async fn locked(
         if e.verdict() == Verdict::Stop {
             return Err(e.into());
         }
+        // Asked before those who queued behind our request get their locks.
+        let holders = prepare::holders(context.store.conn(), context).await;
         conn.batch("roll back cut-over", "ROLLBACK").await.map_err(Stop::from)?;
-        return Err(Stop::Rolled(match prepare::holders(conn, context).await {
+        return Err(Stop::Rolled(match holders {
             Ok(who) => who,
             Err(failure) if is_lost(&failure) => failure.primary,
             Err(failure) => return Err(failure.into()),
@@ -226,19 +239,8 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.
     let Some(first) = conflicts.positions.first() else { return Ok(()) };
-    let (words, detail) =
-        conflicts.error.as_ref().map_or(("a unique constraint", None), |e| (&e.message, e.detail.clone()));
-    let failure = Failure::failed(format!(
-        "row {} of {} meets another row: {words}",
-        flush::blame::name(&context.plan, &keys[*first]),
-        context.plan.source.name.plain(),
-    ))
-    .detail(detail.unwrap_or_default())
-    .hint("Correct one of the rows or the clauses; the table is as it was.");
-    Err(Stop::Failed(match &conflicts.error {
-        Some(e) => failure.caused_by(e),
-        None => failure,
-    }))
+    let error = conflicts.error.as_ref();
+    Err(Stop::Failed(flush::blame::meets(&context.plan, &context.names, &keys[*first], error)))
 }
 
 /// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.

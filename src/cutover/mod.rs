@@ -50,13 +50,14 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
     let mut lookout = Lookout { context, conn: None, retry: Retry::new() };
     let mut last = String::new();
     for number in 1..=options.attempts {
-        let decision = wait_in_step(context, follower, options, &mut lookout).await?;
+        let patience = lock_wait(number, options.lock_timeout);
+        let decision = wait_in_step(context, follower, patience / 2, &mut lookout).await?;
         let outcome = match decision {
             Some(who) => {
                 terminate(&mut lookout, options).await?;
                 Outcome::Blocked(who)
             }
-            None => attempt::run(context, follower, options, columns).await?,
+            None => attempt::run(context, follower, options, columns, patience).await?,
         };
         match outcome {
             Outcome::Done(done) => {
@@ -87,6 +88,11 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
         )))
 }
 
+/// How long an attempt waits for the lock: everybody queues behind the request, so the first ones ask briefly.
+fn lock_wait(number: u32, most: Duration) -> Duration {
+    Duration::from_millis(100).saturating_mul(number).min(most)
+}
+
 /// Growing, jittered: in the pauses the queue behind our request drains.
 async fn pause(number: u32) {
     let base = Duration::from_millis(100).saturating_mul(number).min(LONGEST_PAUSE);
@@ -97,7 +103,7 @@ async fn pause(number: u32) {
 async fn wait_in_step(
     context: &Context,
     follower: &Follower,
-    options: &Options,
+    pause: Duration,
     lookout: &mut Lookout<'_>,
 ) -> Result<Option<String>, Failure> {
     let begun = Instant::now();
@@ -108,7 +114,7 @@ async fn wait_in_step(
         let seen = Seen {
             backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
             live: view.live.load(std::sync::atomic::Ordering::Acquire),
-            blockers: lookout.blockers(options.lock_timeout).await?,
+            blockers: lookout.blockers(pause).await?,
         };
         match gate::decide(&seen) {
             Decision::Go => return Ok(None),

@@ -154,6 +154,9 @@ impl Swap<'_> {
         let mut steps = ddl::restore_autovacuum(target, &table);
         steps.extend(ddl::generated_always(target, &table));
         steps.extend(ddl::unvalidated_checks(target, &table));
+        for index in target.indexes.iter().filter(|i| i.is_deferred_to_swap()) {
+            steps.extend(ddl::attach_index(index, &table, &target.name.sibling(index.name.clone())));
+        }
         if target.replica_identity != 'd' {
             let source = &self.plan.source;
             // The index that identified the source's rows may be gone or renamed by the clauses; by columns it is found.

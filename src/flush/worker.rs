@@ -95,7 +95,7 @@ async fn flush(
                 return Ok(Settled { unseen, conflicts: flushed.conflicts });
             }
             Err(e) if e.message == drift::DRIFTED => return Err(drift::changed(&plan.source)),
-            Err(e) if e.is_data() => return Err(super::blame::find(&flusher, plan, &batch.keys, &e).await),
+            Err(e) if e.is_data() => return Err(super::blame::find(&flusher, plan, names, &batch.keys, &e).await),
             Err(e) => {
                 if !e.connection_lost {
                     *kept = Some(flusher);

@@ -637,23 +637,7 @@ impl Applier {
     }
 
     fn conflict(&self, key: &Key, error: Option<Error>) -> Failure {
-        let words = error.as_ref().map_or("a unique constraint", |e| e.message.as_str());
-        let other = error.as_ref().and_then(|e| e.detail.clone()).unwrap_or_default();
-        let failure = Failure::failed(format!(
-            "row {} of {} meets another row: {words}",
-            flush::blame::name(&self.job.plan, key),
-            self.job.plan.source.name.plain()
-        ))
-        .detail(format!(
-            "{other} All other changes up to now have been flushed, so the two rows do not fit the new shape together."
-        ))
-        .hint(
-            "Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.",
-        );
-        match error {
-            Some(e) => failure.caused_by(&e),
-            None => failure,
-        }
+        flush::blame::meets(&self.job.plan, &self.job.names, key, error.as_ref())
     }
 
     fn answer_settled(&mut self) {

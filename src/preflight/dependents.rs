@@ -25,7 +25,12 @@ ties AS (
     WHERE g.tgrelid = me.oid AND NOT g.tgisinternal),
 named AS (
     SELECT DISTINCT t.classid, t.objid,
-        pg_catalog.pg_describe_object(t.classid, t.objid, 0) AS description,
+        -- A view is tied by its rule, which has a name that nobody gave it.
+        coalesce((SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, w.ev_class, 0)
+                  FROM pg_catalog.pg_rewrite w, pg_catalog.pg_class v
+                  WHERE t.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = t.objid
+                    AND v.oid = w.ev_class AND v.relkind IN ('v', 'm')),
+                 pg_catalog.pg_describe_object(t.classid, t.objid, t.objsubid)) AS description,
         CASE t.classid
             WHEN 'pg_catalog.pg_rewrite'::regclass THEN
                 CASE WHEN (SELECT w.ev_class FROM pg_catalog.pg_rewrite w WHERE w.oid = t.objid) = me.oid THEN 'rule' ELSE 'view' END

@@ -271,3 +271,47 @@ fn keys_that_change_type() {
         Key { clauses: "ALTER k TYPE text COLLATE \"C\"", ..Key::of("a collation", "k text", text) },
     ]);
 }
+
+/// Equal keys of several spellings, which the new type or collation may tell apart. (A server without ICU has no such
+/// collation; numeric shows the same.)
+#[test]
+fn keys_that_are_spelled_anew() {
+    let icu = Db::new().query_one_text("SELECT count(*) > 0 FROM pg_collation WHERE collprovider = 'i'") == "t";
+    let loose = match icu {
+        true => "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        false => "CREATE COLLATION loose FROM \"C\"",
+    };
+    let letters: fn(usize) -> String = |n| format!("'Key {}'", char::from(b'a' + u8::try_from(n).expect("a letter")));
+    let decimals: fn(usize) -> String = |n| format!("{n}.04::numeric");
+    let text = Key::of("a collation that ignores case", "k text COLLATE loose", letters);
+    let number = Key::of("numeric", "k numeric", decimals);
+    let louder =
+        ["UPDATE t SET k = upper(k), v = 'louder' WHERE n IN (1, 2)", "UPDATE t SET v = 'found' WHERE k = 'KEY B'"];
+    let longer =
+        ["UPDATE t SET k = k + 0.0000, v = 'longer' WHERE n IN (1, 2)", "UPDATE t SET v = 'found' WHERE k = 1.04"];
+    each(
+        [
+            (&text, louder, PLAIN),
+            (&text, louder, "ALTER k TYPE text COLLATE \"C\""),
+            (&text, louder, "ALTER k TYPE text"),
+            (&number, longer, PLAIN),
+            (&number, longer, "ALTER k TYPE text USING k::text"),
+            (&number, longer, "ALTER k TYPE numeric(10,1)"),
+        ],
+        |(key, _, clauses)| format!("{}: {clauses}", key.name),
+        |(key, more, clauses)| {
+            let (setup, meanwhile) = (format!("{loose}; {}", key.setup()), key.meanwhile());
+            let meanwhile: Vec<&str> = meanwhile.iter().map(String::as_str).chain(*more).collect();
+            let twins = Twins {
+                setup: &setup,
+                table: "t",
+                clauses,
+                old_way: &[&format!("ALTER TABLE t {clauses}")],
+                meanwhile: &meanwhile,
+                compare: &["SELECT t::text FROM t ORDER BY n"],
+                options: &[],
+            };
+            twins.check();
+        },
+    );
+}

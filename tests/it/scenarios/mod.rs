@@ -1,7 +1,9 @@
 //! What the program does to a table, one behaviour or small family of them a file.
 
+mod added;
 mod clauses;
 mod keys;
+mod named;
 mod refused;
 mod shown;
 mod twins;
