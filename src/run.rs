@@ -225,7 +225,7 @@ impl Run {
         r.peak_slot_wal_bytes = Some(peaks.slot_wal);
         r.peak_lag = peaks.lag;
         r.throttled_seconds.by_reason = work.board.throttled();
-        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().sum());
+        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().fold(0.0, |all, one| all + one));
         if let Some((rows, differences, rechecked)) = work.verified.lock().ok().and_then(|v| *v) {
             r.verify.rows_compared = Some(rows);
             r.verify.differences = Some(differences);

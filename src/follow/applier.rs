@@ -84,8 +84,10 @@ pub(super) struct Applier {
     generation: u32,
     /// Earlier generations, oldest first.
     older: Vec<u32>,
-    /// Keys in the generation that is written.
+    /// Keys in the generation that is written; unknown, hence as many as can be, where others wrote to it.
     written: u64,
+    /// Keys in all generations that wait for a flush, about, for whoever looks.
+    listed: u64,
     /// Keys received and not journaled yet.
     pending: HashMap<Key, u64>,
     pending_since: Instant,
@@ -137,6 +139,10 @@ impl Applier {
             }
         };
         older.retain(|g| *g != generation);
+        let mut listed = 0;
+        for generation in older.iter().chain([&generation]) {
+            listed += table::count(&conn, &job.names, *generation).await?;
+        }
         let (sender, events) = mpsc::channel(HANDED_OVER);
         let (safe, heard) = watch::channel(Lsn::ZERO);
         let source = reader::Source {
@@ -165,6 +171,7 @@ impl Applier {
             generation,
             older,
             written: u64::MAX,
+            listed,
             pending: HashMap::new(),
             pending_since: Instant::now(),
             backlog: Backlog::new(partitions),
@@ -241,16 +248,17 @@ impl Applier {
     }
 
     fn show(&self) {
-        let in_table = if matches!(self.mode, Mode::Live) { 0 } else { self.written.min(u64::MAX - 1) };
-        let table = if self.written == u64::MAX { 0 } else { in_table };
-        let backlog = table + self.pending.len() as u64 + self.backlog.len() as u64;
+        let backlog = self.listed + self.pending.len() as u64 + self.backlog.len() as u64;
         self.view.backlog.store(backlog, Ordering::Relaxed);
         self.view.live.store(matches!(self.mode, Mode::Live), Ordering::Release);
     }
 
     async fn obey(&mut self, command: Command) -> Result<(), Failure> {
         match command {
-            Command::CatchUp => self.catching_up = true,
+            Command::CatchUp => {
+                self.catching_up = true;
+                self.listed += self.job.copy.journaled.load(Ordering::Relaxed);
+            }
             Command::Settle(reply) => self.emit_barrier(Waiter::Settle(reply)).await?,
             Command::Urgent(on) => self.urgent = on,
             Command::Quiesce(reply) => self.quiet.get_or_insert_default().push(reply),
@@ -397,6 +405,7 @@ impl Applier {
             }
         }
         self.written = self.written.saturating_add(self.pending.len() as u64);
+        self.listed += self.pending.len() as u64;
         self.pending.clear();
         self.journaled_end = self.last_end;
         Ok(())
@@ -486,6 +495,7 @@ impl Applier {
         for (key, xid) in keys {
             self.backlog.add(key, xid, self.last_end);
         }
+        self.listed = 0;
         // Whoever waits for a barrier that came back earlier waits for these keys too.
         let mark = self.backlog.mark();
         for (settled, _) in &mut self.settling {
@@ -545,6 +555,7 @@ impl Applier {
                 d.reading = Reading::Exhausted;
                 continue;
             }
+            self.listed = self.listed.saturating_sub(keys.len() as u64);
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
             self.send(Batch { partition, keys, xids })?;
@@ -556,6 +567,10 @@ impl Applier {
             self.write_journal().await?;
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
+            if self.older.is_empty() && self.written < u64::MAX {
+                // A key that was written several times was read once.
+                self.listed = self.written;
+            }
             self.mode = Mode::Journal;
         }
         Ok(())
