@@ -219,6 +219,11 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prepared transactions beside the virtual transaction that `pg_locks` has their locks under: that of the session which
+/// prepared them or, after a restart, one of their own. The lock on their own number tells it.
+pub const PREPARED: &str = "(SELECT x.gid, x.prepared, own.virtualtransaction AS held_as FROM pg_catalog.pg_prepared_xacts x \
+    JOIN pg_catalog.pg_locks own ON own.locktype = 'transactionid' AND own.transactionid = x.transaction AND own.pid IS NULL) AS p";
+
 /// Who holds a lock on the source, for messages.
 pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> {
     let sql = format!(
@@ -226,7 +231,7 @@ pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> 
          ELSE format('pid %s (%s, %s s, %s): %s', l.pid, string_agg(DISTINCT l.mode, ', '), \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)) END AS who \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text \
+         LEFT JOIN {PREPARED} ON p.held_as = l.virtualtransaction \
          WHERE l.locktype = 'relation' AND l.database = {} AND l.relation = {} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
          AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
          GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",

@@ -23,6 +23,7 @@ use crate::error::{Exit, Failure};
 use crate::flush::Flusher;
 use crate::follow::Follower;
 use crate::pg::{Conn, Role};
+use crate::prepare::PREPARED;
 use crate::report::Event;
 use crate::retry::Retry;
 
@@ -200,7 +201,7 @@ fn blockers_sql(context: &Context) -> String {
          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass \
          AND d.refobjid = {1} AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text \
+         LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \
          OR a.query LIKE '%(to prevent wraparound)%')",
         context.facts.database_oid, context.plan.source.oid

@@ -92,8 +92,10 @@ pub(super) struct Applier {
     generation: u32,
     /// Earlier generations, oldest first.
     older: Vec<u32>,
-    /// Keys in the generation that is written; unknown where an earlier run wrote it.
+    /// Keys in the generation that is written; unknown where others wrote to it: an earlier run, or the copy.
     written: Option<u64>,
+    /// Keys in all generations that wait for a flush, about, for whoever looks.
+    listed: u64,
     /// Keys received and not journaled yet.
     pending: HashMap<Key, u64>,
     pending_since: Instant,
@@ -144,7 +146,6 @@ impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
         let conn = open(&job).await?;
         let mut older = table::generations(&conn, &job.names).await?;
-        let fresh = older.is_empty();
         let generation = match older.last() {
             Some(last) => *last,
             None => {
@@ -153,6 +154,10 @@ impl Applier {
             }
         };
         older.retain(|g| *g != generation);
+        let mut listed = 0;
+        for generation in older.iter().chain([&generation]) {
+            listed += table::count(&conn, &job.names, *generation).await?;
+        }
         let (sender, events) = mpsc::channel(HANDED_OVER);
         let (safe, heard) = watch::channel(Lsn::ZERO);
         let source = reader::Source {
@@ -180,7 +185,8 @@ impl Applier {
             catching_up: false,
             generation,
             older,
-            written: if fresh { Some(0) } else { None },
+            written: None,
+            listed,
             pending: HashMap::new(),
             pending_since: Instant::now(),
             backlog: Backlog::new(partitions),
@@ -261,18 +267,17 @@ impl Applier {
     }
 
     fn show(&self) {
-        let in_table = match self.mode {
-            Mode::Live => 0,
-            Mode::Journal | Mode::Drain(_) => self.written.unwrap_or(0),
-        };
-        let backlog = in_table + self.pending.len() as u64 + self.backlog.len() as u64;
+        let backlog = self.listed + self.pending.len() as u64 + self.backlog.len() as u64;
         self.view.backlog.store(backlog, Ordering::Relaxed);
         self.view.live.store(matches!(self.mode, Mode::Live), Ordering::Release);
     }
 
     async fn obey(&mut self, command: Command) -> Result<(), Failure> {
         match command {
-            Command::CatchUp => self.catching_up = true,
+            Command::CatchUp => {
+                self.catching_up = true;
+                self.listed += self.job.copy.journaled.load(Ordering::Relaxed);
+            }
             Command::Settle(reply) => self.emit_barrier(Waiter::Settle(reply)).await?,
             Command::Hurry => self.urgent = true,
             Command::Quiesce(reply) => {
@@ -429,6 +434,7 @@ impl Applier {
         let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
         table::append(&self.conn, &self.job.names, self.generation, keys).await?;
         self.written = self.written.map(|n| n + self.pending.len() as u64);
+        self.listed += self.pending.len() as u64;
         self.pending.clear();
         self.journaled_end = self.last_end;
         Ok(())
@@ -513,6 +519,7 @@ impl Applier {
         for (key, xid) in keys {
             self.backlog.add(key, xid, self.last_end);
         }
+        self.listed = 0;
         // Whoever waits for a barrier that came back earlier waits for these keys too.
         let mark = self.backlog.mark();
         for (settled, _) in &mut self.settling {
@@ -568,6 +575,7 @@ impl Applier {
                 d.reading = Reading::Exhausted;
                 break;
             }
+            self.listed = self.listed.saturating_sub(keys.len() as u64);
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
             flusher.take(Batch { partition, keys, xids })?;
@@ -578,6 +586,10 @@ impl Applier {
             self.append_pending().await?;
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
+            if let (true, Some(written)) = (self.older.is_empty(), self.written) {
+                // A key that was written several times was read once.
+                self.listed = written;
+            }
             self.mode = Mode::Journal;
         }
         Ok(())

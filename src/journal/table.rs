@@ -41,6 +41,12 @@ pub async fn generations(conn: &Conn, names: &Names) -> Result<Vec<u32>, Error> 
     Ok(found)
 }
 
+/// Keys written to a generation, repeats included.
+pub async fn count(conn: &Conn, names: &Names, generation: u32) -> Result<u64, Error> {
+    let sql = format!("SELECT count(*) FROM {}", names.journal(generation));
+    Ok(conn.scalar("count journal", &sql).await?.and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
 /// Appends keys to a generation, all or nothing.
 pub async fn append(
     conn: &Conn,

@@ -185,17 +185,18 @@ fn readers_that_come_and_go_make_nobody_wait_long() {
 fn an_autovacuum_at_work_yields() {
     let server = own_server(&[
         ("autovacuum_naptime", "1s"),
-        ("autovacuum_vacuum_threshold", "100"),
+        ("autovacuum_vacuum_threshold", "20000"),
+        ("autovacuum_vacuum_insert_threshold", "-1"),
         ("autovacuum_vacuum_scale_factor", "0"),
         ("autovacuum_vacuum_cost_delay", "100ms"),
         ("autovacuum_vacuum_cost_limit", "20"),
     ]);
     let db = Db::on(&server);
     let load = table(&db, 107);
-    db.sql("ALTER TABLE t ADD filler text; ALTER TABLE t SET (autovacuum_enabled = off)");
+    db.sql("ALTER TABLE t ADD filler text");
     db.sql("INSERT INTO t (id, filler) SELECT -n, repeat('x', 500) FROM generate_series(1, 30000) n");
     let running = postponed(&db, &[]);
-    db.sql("DELETE FROM t WHERE id < 0; ALTER TABLE t SET (autovacuum_enabled = on)");
+    db.sql("DELETE FROM t WHERE id < 0");
     let at_work = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 't'::regclass";
     wait_for("an autovacuum of the table", SOON, || match db.query_one_text(at_work).as_str() {
         "0" => Err("none".into()),
