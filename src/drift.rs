@@ -2,7 +2,11 @@
 
 use crate::error::Failure;
 use crate::pg::{Conn, Error};
+use crate::plan::read;
 use crate::plan::shape::Shape;
+
+/// The text of the error where the source is no longer the table of the plan.
+pub const DRIFTED: &str = "the source's columns are not those of the plan";
 
 /// What a transaction compares before it relies on the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +37,51 @@ pub async fn read(conn: &Conn, source: &Shape) -> Result<Fingerprint, Error> {
     let row = rows.into_iter().next().unwrap_or_default();
     let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
     Ok(Fingerprint { filenode: text(0).parse().unwrap_or(0), columns: text(1) })
+}
+
+/// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
+///
+/// # Errors
+/// [`changed`], with what differs.
+pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
+    let now = read::shape(conn, source.oid).await.map_err(|f| match f.source {
+        Some(_) => f,
+        None => changed(source),
+    })?;
+    // Sizes change, and the identity may be the one prepare set.
+    let still = |shape: &Shape| {
+        let mut shape = shape.clone();
+        shape.replica_identity = 'd';
+        for index in &mut shape.indexes {
+            index.bytes = 0;
+            index.replica_identity = false;
+        }
+        shape
+    };
+    let (was, is) = (still(source), still(&now));
+    if was == is {
+        return Ok(());
+    }
+    let mut what = Vec::new();
+    let names = |s: &Shape| s.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+    if was.columns != is.columns {
+        what.push("its columns".to_owned());
+    }
+    if was.checks != is.checks {
+        what.push("its CHECK constraints".to_owned());
+    }
+    if was.indexes != is.indexes {
+        let differ: Vec<String> = names(&was)
+            .into_iter()
+            .chain(names(&is))
+            .filter(|n| was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n))
+            .collect();
+        what.push(format!("its indexes ({})", differ.join(", ")));
+    }
+    if what.is_empty() {
+        what.push("its owner, options or comment".to_owned());
+    }
+    Err(changed(source).detail(format!("Changed: {}.", what.join(", "))))
 }
 
 /// The error for a source whose columns are no longer those of the plan.

@@ -61,7 +61,12 @@ async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
     let name = Literal(slot);
     for _ in 0..100 {
         let active = conn
-            .scalar("look for slot", &format!("SELECT coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"))
+            .scalar(
+                "look for slot",
+                &format!(
+                    "SELECT coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
+                ),
+            )
             .await?;
         match active.as_deref() {
             None => return Ok(()),
@@ -74,17 +79,26 @@ async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    Err(Failure::failed(format!("replication slot {slot} is still in use"))
-        .hint(format!("End the session that uses it, then run the same command again, or: SELECT pg_drop_replication_slot({name}).")))
+    Err(Failure::failed(format!("replication slot {slot} is still in use")).hint(format!(
+        "End the session that uses it, then run the same command again, or: SELECT pg_drop_replication_slot({name})."
+    )))
 }
 
 async fn restore_identity(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let source = &context.plan.source;
-    let same = format!("SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({})", Literal(&source.name.to_string()));
+    let same = format!(
+        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({})",
+        Literal(&source.name.to_string())
+    );
     if conn.scalar("look for source", &same).await? != Some(source.oid.to_string()) {
         return Ok(());
     }
-    patiently(conn, "restore replica identity", &format!("ALTER TABLE ONLY {} REPLICA IDENTITY {}", source.name, identity(source, |n| n.to_owned()))).await
+    patiently(
+        conn,
+        "restore replica identity",
+        &format!("ALTER TABLE ONLY {} REPLICA IDENTITY {}", source.name, identity(source, |n| n.to_owned())),
+    )
+    .await
 }
 
 /// What follows REPLICA IDENTITY for the identity a shape has, its index under the name `rename` gives it.

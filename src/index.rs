@@ -15,6 +15,7 @@ use crate::report::Event;
 use crate::retry::Retry;
 use crate::state::{Phase, Store};
 use crate::throttle::Throttle;
+use crate::unfit::with_final_names;
 
 /// Memory for one build, where the server's own setting is less. A sort that fits saves a pass over the disk.
 const BUILD_MEMORY: &str = "SELECT set_config('maintenance_work_mem', '256MB', false) \
@@ -48,7 +49,10 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
             let own = Index { name: name.name.clone(), ..index.clone() };
             let build = ddl::build_index(&own, &table, &name.name)
                 .map_or_else(Vec::new, |sql| vec![ddl::index_tablespace(index), sql]);
-            let mut attach = ddl::attach_index(&own, &table, &name);
+            let mut attach = match index.is_deferred_to_swap() {
+                true => Vec::new(),
+                false => ddl::attach_index(&own, &table, &name),
+            };
             if build.is_empty() {
                 attach.insert(0, ddl::index_tablespace(index));
             }
@@ -174,9 +178,7 @@ async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), 
     let begun = Instant::now();
     conn.batch("give build memory", BUILD_MEMORY).await?;
     conn.batch("build index", &format!("BEGIN;\n{};\nCOMMIT", build.build.join(";\n"))).await?;
-    context
-        .reporter
-        .say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
+    context.reporter.say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
     Ok(())
 }
 
@@ -187,11 +189,12 @@ async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> 
         Some(columns) => two_rows(conn, plan, &context.names, columns).await.unwrap_or_default(),
         None => String::new(),
     };
-    let mut detail = error.detail.clone().unwrap_or_default();
+    let said = |text: &str| with_final_names(plan, &context.names, text);
+    let mut detail = said(error.detail.as_deref().unwrap_or_default());
     if !rows.is_empty() {
         detail = format!("{detail} Rows with the same value: {rows}.").trim().to_owned();
     }
-    Failure::failed(format!("the new table cannot have {}: {}", build.shown, error.message))
+    Failure::failed(format!("the new table cannot have {}: {}", build.shown, said(&error.message)))
         .detail(detail)
         .hint("Correct the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.")
         .caused_by(error)

@@ -33,8 +33,8 @@ pub mod context;
 pub mod copy;
 pub mod cutover;
 pub mod drift;
-pub mod flush;
 pub mod finish;
+pub mod flush;
 pub mod follow;
 pub mod index;
 pub mod journal;
@@ -44,6 +44,7 @@ mod retry;
 pub mod run;
 pub mod stream;
 pub mod throttle;
+pub mod unfit;
 pub mod verify;
 
 pub mod demo;

@@ -26,7 +26,7 @@ pub struct Board {
     throttled: Mutex<BTreeMap<String, f64>>,
     /// Rows and bytes of the source when the run began, by the catalog's estimate and the file's size.
     pub size: (u64, u64),
-    /// Verification's rows: done, in all.
+    /// How far verification is.
     pub verified: Arc<crate::verify::Progress>,
 }
 
@@ -185,7 +185,11 @@ impl Monitor {
             return Some(format!("replica_lag {} > {}", numbers::seconds(lag), numbers::seconds(max_lag)));
         }
         if look.slot_wal > limits.max_slot_wal {
-            return Some(format!("slot_wal {} > {}", numbers::bytes(look.slot_wal), numbers::bytes(limits.max_slot_wal)));
+            return Some(format!(
+                "slot_wal {} > {}",
+                numbers::bytes(look.slot_wal),
+                numbers::bytes(limits.max_slot_wal)
+            ));
         }
         if let Some(most) = limits.max_active.filter(|most| look.active > *most) {
             return Some(format!("active_sessions {} > {most}", look.active));
@@ -219,9 +223,12 @@ impl Monitor {
                 p.eta_seconds = (done > 0.0).then(|| since.elapsed().as_secs_f64() * left / done);
             }
             Phase::Verify => {
-                let (done, total) = self.board.verified.rows();
-                p.rows_done = Some(done);
-                p.rows_total = Some(total.max(done));
+                let v = &self.board.verified;
+                let share =
+                    v.blocks.load(Ordering::Relaxed) as f64 / v.total_blocks.load(Ordering::Relaxed).max(1) as f64;
+                p.rows_done = Some(v.rows.load(Ordering::Relaxed));
+                p.rows_total = Some(self.board.size.0.max(v.rows.load(Ordering::Relaxed)));
+                p.eta_seconds = (share > 0.0).then(|| since.elapsed().as_secs_f64() * (1.0 - share) / share);
             }
             Phase::CatchUp => p.rows_done = Some(self.follower.flushed.load(Ordering::Relaxed)),
             Phase::Preflight | Phase::Prepare | Phase::Index | Phase::Ready | Phase::CutOver | Phase::Done => {}
@@ -260,7 +267,9 @@ impl Rate {
 mod tests {
     #[test]
     fn a_query_means_pause_when_true_positive_or_not_understood() {
-        for (answer, pause) in [("t", true), ("f", false), ("0", false), ("3", true), ("-1", false), ("0.5", true), ("maybe", true)] {
+        for (answer, pause) in
+            [("t", true), ("f", false), ("0", false), ("3", true), ("-1", false), ("0.5", true), ("maybe", true)]
+        {
             assert_eq!(super::means_pause(answer), pause, "{answer}");
         }
     }

@@ -33,10 +33,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     create_slot(context, &conn).await?;
     settle(context, &conn).await?;
     let fingerprint = drift::read(&conn, &context.plan.source).await?;
-    let blocks = format!(
-        "(SELECT pg_relation_size({}) / current_setting('block_size')::int8)",
-        context.plan.source.oid
-    );
+    let blocks =
+        format!("(SELECT pg_relation_size({}) / current_setting('block_size')::int8)", context.plan.source.oid);
     let sql = format!(
         "BEGIN; UPDATE pgrecast.migration SET x0 = '{x0}', filenode = {}, blocks = {blocks} WHERE id = {}; {}; COMMIT",
         fingerprint.filenode,
@@ -119,7 +117,10 @@ pub fn identity_sql(plan: &Plan) -> Option<String> {
 async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let identity = identity_sql(&context.plan).map(|sql| sql + "; ").unwrap_or_default();
     let publication = publication_sql(&context.plan, &context.names, context.facts.version);
-    let sql = format!("BEGIN; {identity}{publication}; COMMIT");
+    // SHARE UPDATE EXCLUSIVE stops nobody's reads and writes, so it may be waited for until an autovacuum yields to it.
+    let wait = if identity.is_empty() { context.facts.deadlock_timeout_ms + 1_000 } else { 0 };
+    let wait = wait.max(u64::try_from(context.connector.lock_timeout().as_millis()).unwrap_or(u64::MAX));
+    let sql = format!("BEGIN; SET LOCAL lock_timeout = '{wait}ms'; {identity}{publication}; COMMIT");
     let begun = Instant::now();
     loop {
         match conn.batch("create publication", &sql).await {
@@ -176,21 +177,22 @@ async fn create_slot(context: &Context, conn: &Conn) -> Result<(), Failure> {
     }
 }
 
+/// Every transaction with an id holds the lock on it, whoever may see what it is doing.
 const OPEN_WRITERS: &str = "
 SELECT string_agg(who, '; ') FROM (
-    SELECT format('pid %s in database %s (%s, %s s): %s', pid, datname, state,
-        round(extract(epoch FROM clock_timestamp() - xact_start)), left(query, 80)) AS who
-    FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-    UNION ALL
-    SELECT format('prepared transaction %s in database %s', gid, database) FROM pg_catalog.pg_prepared_xacts
+    SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction %s in database %s', p.gid, p.database)
+        ELSE format('pid %s in database %s (%s, %s s): %s', l.pid, a.datname, coalesce(a.state, 'not to be seen by this role'),
+            round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END AS who
+    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+    LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.pid IS NULL AND p.transaction = l.transactionid
+    WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
     LIMIT 8) AS open";
 
 /// Rule 2: waits for every transaction that holds a write lock on the source now.
 async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
     const WRITERS: &str = "SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND granted \
         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-        AND mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', \
-                     'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation = ";
+        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation = ";
     let list = |sql: String| async move {
         let rows = conn.simple("find writers of source", &sql).await?;
         Ok::<Vec<String>, Failure>(rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect())
@@ -222,16 +224,18 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
 pub const PREPARED: &str = "(SELECT x.gid, x.prepared, own.virtualtransaction AS held_as FROM pg_catalog.pg_prepared_xacts x \
     JOIN pg_catalog.pg_locks own ON own.locktype = 'transactionid' AND own.transactionid = x.transaction AND own.pid IS NULL) AS p";
 
-/// Who holds or awaits a lock on the source, for messages.
+/// Who holds a lock on the source, for messages.
 pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> {
     let sql = format!(
-        "SELECT string_agg(who, '; ') FROM (SELECT DISTINCT coalesce(format('pid %s (%s, %s s, %s): %s', l.pid, l.mode, \
-         round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)), \
-         format('prepared transaction %s', (SELECT p.gid FROM {PREPARED} WHERE p.held_as = l.virtualtransaction))) AS who \
+        "SELECT string_agg(who, '; ') FROM (SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction %s', p.gid) \
+         ELSE format('pid %s (%s, %s s, %s): %s', l.pid, string_agg(DISTINCT l.mode, ', '), \
+         round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)) END AS who \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'relation' AND l.relation = {} AND l.pid IS DISTINCT FROM pg_backend_pid() \
-         AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' LIMIT 8) AS held",
-        context.plan.source.oid
+         LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
+         WHERE l.locktype = 'relation' AND l.database = {} AND l.relation = {} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+         AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
+         GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",
+        context.facts.database_oid, context.plan.source.oid
     );
     Ok(conn.scalar("find lock holders", &sql).await?.unwrap_or_else(|| "nobody any more".to_owned()))
 }

@@ -12,15 +12,21 @@ const ATTEMPTS: u32 = 60;
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Counts failures in a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Retry {
     failures: u32,
+    most: u32,
 }
 
 impl Retry {
     /// None so far.
     pub fn new() -> Self {
-        Retry::default()
+        Retry { failures: 0, most: ATTEMPTS }
+    }
+
+    /// None so far, and no bound on what may pass.
+    pub fn without_end() -> Self {
+        Retry { failures: 0, most: u32::MAX }
     }
 
     /// It worked.
@@ -39,9 +45,9 @@ impl Retry {
     /// The same, whatever the error.
     pub async fn after_any(&mut self, error: Error) -> Result<(), Failure> {
         self.failures += 1;
-        if self.failures >= ATTEMPTS {
+        if self.failures >= self.most {
             return Err(Failure::from(error)
-                .hint(format!("It was tried {ATTEMPTS} times; run the same command again to go on.")));
+                .hint(format!("It was tried {} times; run the same command again to go on.", self.most)));
         }
         tracing::info!(failures = self.failures, %error, "trying again");
         let pause = Duration::from_millis(20).saturating_mul(1 << self.failures.min(10)).min(LONGEST);

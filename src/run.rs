@@ -4,6 +4,7 @@
 //! and what was not compared, or spared the comparison on request, cannot be swapped. A resumed run walks the same path;
 //! a phase that an earlier run has completed gives its token at once.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use crate::pg::{Conn, Error, Role};
 use crate::report::{Event, Phase, Report};
 use crate::retry::Retry;
 use crate::state::{self, Migration};
+use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
 use crate::{finish, index, prepare};
@@ -36,6 +38,15 @@ struct Compared(());
 /// Statistics are there, and nothing postpones the cut-over.
 struct Ready(());
 
+/// How far a run goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// To the end.
+    Swapped,
+    /// Until source and shadow have been compared, even where an earlier run has compared them.
+    Compared,
+}
+
 /// A run of a migration from wherever it stands.
 pub struct Run {
     /// The migration.
@@ -44,6 +55,7 @@ pub struct Run {
     pub options: MigrateOptions,
     /// What the report will say.
     pub report: Report,
+    until: Until,
     begun: Instant,
 }
 
@@ -51,6 +63,7 @@ pub struct Run {
 struct Work {
     context: Arc<Context>,
     options: MigrateOptions,
+    until: Until,
     migration: Migration,
     follower: Follower,
     copy: Arc<copy::Progress>,
@@ -64,8 +77,8 @@ struct Work {
 
 impl Run {
     /// A run that begins now.
-    pub fn new(context: Arc<Context>, options: MigrateOptions, report: Report) -> Self {
-        Run { context, options, report, begun: Instant::now() }
+    pub fn new(context: Arc<Context>, options: MigrateOptions, until: Until, report: Report) -> Self {
+        Run { context, options, report, until, begun: Instant::now() }
     }
 
     /// From the phase the control row names to the end, or to a clean stop.
@@ -86,7 +99,11 @@ impl Run {
         let stopped = stop_request(self.options.max_runtime);
         let mut stopped = std::pin::pin!(stopped);
         if migration.phase == state::Phase::Prepare {
-            let seconds = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await?;
+            let prepared = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await;
+            let seconds = match prepared {
+                Err(failure) if failure.exit == Exit::Failed => return Err(self.undo(failure).await),
+                other => other?,
+            };
             self.report.seconds.prepare = Some(seconds);
             migration = self.again().await?;
         }
@@ -97,7 +114,23 @@ impl Run {
         if migration.phase.is_before_swap() {
             self.swap(migration, &mut stopped).await?;
         }
-        self.clean_up().await
+        match self.until {
+            Until::Swapped => self.clean_up().await,
+            Until::Compared => Ok(()),
+        }
+    }
+
+    /// Nothing of worth is made before the copy: a run that cannot prepare leaves nothing behind.
+    async fn undo(&self, failure: Failure) -> Failure {
+        let removed = async {
+            let conn = self.context.connector.open(Role::Control).await?;
+            finish::remove_ours(&self.context, &conn).await?;
+            self.context.store.forget(self.context.id).await
+        };
+        if let Err(e) = removed.await {
+            tracing::warn!(error = %e, "what was prepared could not be removed");
+        }
+        failure
     }
 
     /// Says when a phase begins and ends.
@@ -142,10 +175,10 @@ impl Run {
         };
         monitor.abort();
         self.tell(&work);
-        let left = match &outcome {
+        let left = match (&outcome, self.until) {
             // Nothing follows the old table any more.
-            Ok(()) => Ok(()),
-            Err(_) => work.follower.stop().await,
+            (Ok(()), Until::Swapped) => Ok(()),
+            (Ok(()), Until::Compared) | (Err(_), _) => work.follower.stop().await,
         };
         outcome.and(left)
     }
@@ -153,6 +186,7 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
+        drift::check(context.store.conn(), &context.plan.source).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(self.options.throttle.nice);
@@ -186,6 +220,7 @@ impl Run {
         let work = Work {
             context,
             options: self.options.clone(),
+            until: self.until,
             migration,
             follower,
             copy,
@@ -218,14 +253,13 @@ impl Run {
         r.rows_copied = Some(work.migration.rows_copied.unsigned_abs() + work.copy.rows.load(Ordering::Relaxed));
         r.bytes_copied = Some(work.board.size.1);
         r.chunks = Some(work.copy.chunks.load(Ordering::Relaxed));
-        r.keys_journaled =
-            Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
+        r.keys_journaled = Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
         r.keys_flushed = Some(view.flushed.load(Ordering::Relaxed));
         let peaks = work.board.peaks();
         r.peak_slot_wal_bytes = Some(peaks.slot_wal);
         r.peak_lag = peaks.lag;
         r.throttled_seconds.by_reason = work.board.throttled();
-        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().fold(0.0, |all, one| all + one));
+        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().fold(0.0, |all, s| all + s));
         if let Some((rows, differences, rechecked)) = work.verified.lock().ok().and_then(|v| *v) {
             r.verify.rows_compared = Some(rows);
             r.verify.differences = Some(differences);
@@ -252,7 +286,8 @@ impl Run {
         finish::drop_tables(context, &conn).await?;
         if context.plan.key.needs_helper_index {
             let helper = context.plan.target.name.sibling(context.names.helper_index().name);
-            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}")).await?;
+            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
+                .await?;
         }
         context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
     }
@@ -271,6 +306,9 @@ impl Work {
         let indexed = self.phase(Phase::Index, self.index(copied)).await?;
         let in_step = self.phase(Phase::CatchUp, self.catch_up(indexed)).await?;
         let compared = self.phase(Phase::Verify, self.verify(in_step)).await?;
+        if self.until == Until::Compared {
+            return Ok(());
+        }
         let ready = self.phase(Phase::Ready, self.ready(compared)).await?;
         self.phase(Phase::CutOver, self.cut_over(ready)).await
     }
@@ -328,10 +366,31 @@ impl Work {
     }
 
     async fn verify(&self, _: InStep) -> Result<Compared, Failure> {
-        if self.migration.phase == state::Phase::Ready {
+        use state::Phase as P;
+        let again = self.until == Until::Compared;
+        if self.migration.phase == P::Ready && !again {
             return Ok(Compared(()));
         }
-        self.context.store.set_phase(self.context.id, state::Phase::CatchUp, state::Phase::Ready).await?;
+        let id = self.context.id;
+        let from = if self.migration.phase == P::Ready { P::Ready } else { P::CatchUp };
+        if self.options.verify || again {
+            let verdict = compare(&self.context, &self.follower, &self.throttle, self.board.verified.clone()).await?;
+            if let Ok(mut kept) = self.verified.lock() {
+                *kept = Some((verdict.rows_compared, verdict.difference_count, verdict.rechecked));
+            }
+            self.context.reporter.say(Event::VerifyResult {
+                rows_compared: verdict.rows_compared,
+                differences: verdict.difference_count,
+                rechecked: verdict.rechecked,
+            });
+            if verdict.difference_count > 0 {
+                self.context.store.set_phase(id, from, P::Differs).await?;
+                return Err(found_different(id, &verdict));
+            }
+        }
+        if from == P::CatchUp {
+            self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
+        }
         Ok(Compared(()))
     }
 
@@ -388,6 +447,56 @@ impl Work {
         }
         Ok(())
     }
+}
+
+impl verify::InStep for Follower {
+    async fn watch(&self, keys: Vec<Key>) -> Result<(), Failure> {
+        Follower::watch(self, keys).await
+    }
+
+    async fn settle(&self) -> Result<(), Failure> {
+        Follower::settle(self).await
+    }
+
+    async fn touched(&self) -> Result<HashSet<Key>, Failure> {
+        Follower::touched(self).await
+    }
+}
+
+/// Compares source and shadow while the follower keeps them in step.
+async fn compare(
+    context: &Context,
+    follower: &Follower,
+    throttle: &Throttle,
+    progress: Arc<verify::Progress>,
+) -> Result<verify::Verdict, Failure> {
+    let job = verify::Job {
+        connector: context.connector.clone(),
+        plan: context.plan.clone(),
+        shadow: context.names.shadow(),
+        jobs: u32::from(context.jobs),
+        throttle: throttle.clone(),
+    };
+    verify::run(job, follower, progress).await
+}
+
+fn found_different(id: i32, verdict: &verify::Verdict) -> Failure {
+    let shown: Vec<String> = verdict
+        .differences
+        .iter()
+        .take(5)
+        .map(|d| {
+            let how = match d.kind {
+                verify::Kind::Missing => "is missing in the shadow".to_owned(),
+                verify::Kind::Extra => "is in the shadow only".to_owned(),
+                verify::Kind::Different => format!("differs in {}", d.columns.join(", ")),
+            };
+            format!("{} {how}", d.key)
+        })
+        .collect();
+    Failure::new(Exit::Differs, format!("source and shadow differ in {} rows", verdict.difference_count))
+        .detail(format!("{}.", shown.join("; ")))
+        .hint(format!("There is no cut-over for this migration: run pgrecast abort {id}. The table is as it was."))
 }
 
 fn differs(migration: &Migration) -> Failure {

@@ -3,30 +3,48 @@
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, reporter, steps};
 use crate::cli::{Alter, MigrateOptions, Output, Resume};
-use crate::error::Failure;
-use crate::plan::build::{self, Request};
+use crate::error::{Exit, Failure};
+use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, read};
 use crate::preflight;
-use crate::report::{Event, Report};
-use crate::run::{Run, absolute};
+use crate::report::{Event, Report, Reporter};
+use crate::run::{Run, Until, absolute};
 use crate::spec::Clauses;
-use crate::state::{Migration, NewMigration, Phase};
+use crate::state::{Migration, NewMigration, Phase, Store};
 
 /// Migrates, or goes on with the same migration where it was begun before.
-pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
+pub async fn alter(typed: Alter) -> Result<(), Failure> {
+    let reporter = reporter(typed.output.format)?;
+    alter_told(typed, &reporter).await
+}
+
+/// The same, told to a reporter of the caller's.
+pub(super) async fn alter_told(mut typed: Alter, reporter: &Reporter) -> Result<(), Failure> {
     make_absolute(&mut typed.options);
+    match begin(&typed).await {
+        Ok(Some((opened, migration, resumed))) => {
+            let how = How { command: "alter", resumed, until: Until::Swapped };
+            go(opened, migration, typed.options, how, reporter, &typed.output).await
+        }
+        Ok(None) => Ok(()),
+        Err(failure) => Err(without_run("alter", failure, &typed.output)),
+    }
+}
+
+/// Everything before the first change: `None` where only the plan was asked for.
+async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failure> {
     let clauses = Clauses::parse(&typed.clauses)?;
     let opened = open(&typed.connection, typed.options.cutover.lock_timeout).await?;
     let planner = opened.planner().await?;
-    let schema = typed.table.schema.as_deref();
-    let oid = preflight::find_table(&planner, schema, &typed.table.name).await?;
-    if let Some(begun) = begun_before(&opened, oid, &typed).await? {
-        return go(opened, begun, typed.options, "alter", true, &typed.output).await;
+    let oid = preflight::find_table(&planner, typed.table.schema.as_deref(), &typed.table.name).await?;
+    if let Some(begun) = begun_before(&opened, oid, typed).await? {
+        return Ok(Some((opened, begun, true)));
     }
     preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid).await?)?;
     let settings = settings(&typed.options);
     check_settings(&opened, &settings).await?;
+    refuse_blind_throttle(&opened, &typed.options)?;
     let source = read::shape(opened.store.conn(), oid).await?;
     let request = Request {
         clauses: &clauses,
@@ -36,22 +54,31 @@ pub async fn alter(mut typed: Alter) -> Result<(), Failure> {
     };
     let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     if typed.dry_run {
-        return steps::show(&plan, &opened.facts, typed.output.format, &typed.options);
+        steps::show(&plan, &opened.facts, typed.output.format, &typed.options)?;
+        return Ok(None);
     }
-    drop(planner);
     let source = plan.source.name.plain();
-    let id = opened
-        .store
-        .register(&NewMigration {
-            source_oid: oid,
-            source: &source,
-            request: &request_json(&typed),
-            options: &typed.options,
-            plan: &plan,
-        })
-        .await?;
-    let migration = again(&opened, id).await?;
-    go(opened, migration, typed.options, "alter", false, &typed.output).await
+    let new = NewMigration {
+        source_oid: oid,
+        source: &source,
+        request: &request_json(typed),
+        options: &typed.options,
+        plan: &plan,
+    };
+    let id = opened.store.register(&new).await?;
+    let migration = again(&opened.store, id).await?;
+    Ok(Some((opened, migration, false)))
+}
+
+/// A command that ended before there was a run writes its report all the same.
+fn without_run(command: &str, failure: Failure, output: &Output) -> Failure {
+    let report = Report { command: command.to_owned(), outcome: failure.exit.word().to_owned(), ..Report::default() };
+    if let Some(path) = &output.report
+        && let Err(e) = report.write(path)
+    {
+        tracing::warn!(path = %path.display(), error = %e, "the report cannot be written");
+    }
+    failure
 }
 
 /// Goes on with an interrupted migration.
@@ -60,7 +87,32 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     let migration = opened.find(typed.id, "resume", is_unfinished).await?;
     let mut options = typed.changes.apply(migration.options.clone())?;
     make_absolute(&mut options);
-    go(opened, migration, options, "resume", true, &typed.output).await
+    let how = How { command: "resume", resumed: true, until: Until::Swapped };
+    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
+}
+
+/// Compares source and shadow of a stopped migration, and stops again.
+pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
+    let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
+    let comparable = |m: &Migration| match m.phase {
+        Phase::CatchUp | Phase::Ready | Phase::Differs => true,
+        Phase::Prepare | Phase::Copy | Phase::Index | Phase::Swapped | Phase::Complete => false,
+    };
+    let migration = opened.find(typed.id, "verify", comparable).await?;
+    if !comparable(&migration) {
+        return Err(Failure::usage(format!("migration {} is in phase {}", migration.id, migration.phase))
+            .hint("Source and shadow can be compared between the index builds and the cut-over."));
+    }
+    let options = migration.options.clone();
+    let how = How { command: "verify", resumed: true, until: Until::Compared };
+    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
+}
+
+/// What a run is for.
+struct How {
+    command: &'static str,
+    resumed: bool,
+    until: Until,
 }
 
 /// What makes a command the same command: the table, the clauses, and what shapes the target.
@@ -93,12 +145,15 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
         return Ok(Some(found));
     }
     Err(Failure::refused(format!("table {} is being migrated already", found.source))
-        .detail(format!("Migration {} is in phase {} and was begun with other clauses: {}", found.id, found.phase, found.plan.clauses))
+        .detail(format!(
+            "Migration {} is in phase {} and was begun with other clauses: {}",
+            found.id, found.phase, found.plan.clauses
+        ))
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
 }
 
-async fn again(opened: &Opened, id: i32) -> Result<Migration, Failure> {
-    opened.store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
+async fn again(store: &Store, id: i32) -> Result<Migration, Failure> {
+    store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
 }
 
 /// Runs a registered migration to its end.
@@ -106,14 +161,13 @@ async fn go(
     opened: Opened,
     migration: Migration,
     options: MigrateOptions,
-    command: &str,
-    resumed: bool,
+    how: How,
+    reporter: &Reporter,
     output: &Output,
 ) -> Result<(), Failure> {
-    let reporter = reporter(output.format)?;
     let report = Report {
         id: Some(i64::from(migration.id)),
-        command: command.to_owned(),
+        command: how.command.to_owned(),
         source: Some(migration.source.clone()),
         targets: vec![migration.plan.target.name.plain()],
         server_version: Some(opened.facts.version_text.clone()),
@@ -121,58 +175,86 @@ async fn go(
     };
     let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
         Ok(context) => context,
-        Err(failure) => return close(&reporter, report, Err(failure), None, output.report.as_deref()),
+        Err(failure) => return close(reporter, report, Err(failure), None, output.report.as_deref()),
     };
     reporter.say(Event::Started {
         id: i64::from(migration.id),
-        command: command.to_owned(),
+        command: how.command.to_owned(),
         source: migration.source.clone(),
         server_version: context.facts.version_text.clone(),
-        resumed,
+        resumed: how.resumed,
     });
-    let mut run = Run::new(context.clone(), options.clone(), report);
+    if context.facts.has_standby && !context.facts.sees_all {
+        let text = "Replica lag is not to be seen by this role, so it holds nothing back: GRANT pg_read_all_stats lets it.";
+        reporter.say(Event::Warning { text: text.to_owned() });
+    }
+    let mut run = Run::new(context.clone(), options.clone(), how.until, report);
     let outcome = async {
         context.store.keep_options(migration.id, &options).await?;
-        run.go(again_in(&context, migration.id).await?).await
+        run.go(again(&context.store, migration.id).await?).await
     }
     .await;
-    let old_table = match context.store.get(migration.id).await {
-        Ok(Some(m)) => m.old_table,
-        Ok(None) | Err(_) => None,
+    let (phase, old_table) = match context.store.get(migration.id).await {
+        Ok(Some(m)) => (Some(m.phase), m.old_table),
+        Ok(None) => (None, None),
+        Err(_) => (Some(migration.phase), None),
     };
-    let outcome = outcome.map_err(|failure| what_remains(failure, &migration));
-    close(&reporter, run.report, outcome, old_table, output.report.as_deref())
+    let outcome = outcome.map_err(|failure| what_remains(failure, migration.id, phase));
+    close(reporter, run.report, outcome, old_table, output.report.as_deref())
 }
 
-async fn again_in(context: &crate::context::Context, id: i32) -> Result<Migration, Failure> {
-    context.store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
-}
-
-/// A failed run says what is still there.
-fn what_remains(failure: Failure, migration: &Migration) -> Failure {
-    use crate::error::Exit;
-    match failure.exit {
-        Exit::Failed if failure.hint.as_ref().is_none_or(|h| !h.contains("abort")) => {
-            let hint = failure.hint.clone().map(|h| format!("{h} ")).unwrap_or_default();
-            failure.hint(format!(
-                "{hint}Migration {0} is kept, its replication slot holds WAL: pgrecast resume {0} goes on, pgrecast abort {0} removes it.",
-                migration.id
-            ))
-        }
-        Exit::Failed | Exit::Usage | Exit::Refused | Exit::Differs | Exit::NoLock | Exit::Busy | Exit::Paused | Exit::Interrupted => failure,
+/// A failed run says what is still there: `phase` is where the migration stands now, if it still does.
+fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
+    if failure.exit != Exit::Failed {
+        return failure;
     }
+    let remains = match phase {
+        None => "Nothing was left behind.".to_owned(),
+        Some(Phase::Swapped | Phase::Complete) => {
+            format!("The tables are swapped; what remains to clean up, pgrecast resume {id} removes.")
+        }
+        Some(Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs) => {
+            match failure.hint.as_ref().is_some_and(|h| h.contains("pgrecast abort")) {
+                true => return failure,
+                false => format!(
+                    "Migration {id} is kept, its replication slot holds WAL: pgrecast resume {id} goes on, pgrecast abort {id} removes it."
+                ),
+            }
+        }
+    };
+    let hint = failure.hint.clone().map(|h| format!("{h} ")).unwrap_or_default();
+    failure.hint(format!("{hint}{remains}"))
 }
 
 fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
     options.settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect()
 }
 
+/// A limit on what the role cannot see would never hold anything back.
+fn refuse_blind_throttle(opened: &Opened, options: &MigrateOptions) -> Result<(), Failure> {
+    let role = crate::pg::sql::plain_ident(&opened.facts.role);
+    if options.throttle.max_active.is_none() || opened.facts.sees_all {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("--max-active: role {role} does not see the sessions of other roles"))
+        .hint(format!("GRANT pg_read_all_stats TO {role}, or leave the option out.")))
+}
+
 /// Settings of ours cannot be given, and a value the server refuses is said before anything else.
 async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Result<(), Failure> {
     const OURS: &[&str] = &[
-        "search_path", "row_security", "role", "session_authorization", "lock_timeout", "statement_timeout",
-        "synchronous_commit", "default_transaction_isolation", "default_transaction_read_only",
-        "session_replication_role", "client_encoding", "standard_conforming_strings",
+        "search_path",
+        "row_security",
+        "role",
+        "session_authorization",
+        "lock_timeout",
+        "statement_timeout",
+        "synchronous_commit",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "session_replication_role",
+        "client_encoding",
+        "standard_conforming_strings",
     ];
     for (name, value) in settings {
         if OURS.contains(&name.to_ascii_lowercase().as_str()) {
@@ -180,9 +262,12 @@ async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Resul
                 .hint("Give settings that a conversion reads, such as TimeZone, DateStyle or lc_monetary."));
         }
         let sql = format!("SET {} = {}", crate::pg::Ident(name), crate::pg::Literal(value));
-        opened.store.conn().batch("try setting", &format!("BEGIN; {sql}; ROLLBACK")).await.map_err(|e| {
-            Failure::usage(format!("--setting {name}={value}: {}", e.message))
-        })?;
+        opened
+            .store
+            .conn()
+            .batch("try setting", &format!("BEGIN; {sql}; ROLLBACK"))
+            .await
+            .map_err(|e| Failure::usage(format!("--setting {name}={value}: {}", e.message)))?;
     }
     Ok(())
 }
@@ -191,10 +276,4 @@ fn make_absolute(options: &mut MigrateOptions) {
     let cutover = &mut options.cutover;
     cutover.postpone_file = cutover.postpone_file.take().map(absolute);
     options.throttle.file = options.throttle.file.take().map(absolute);
-}
-
-/// `pgrecast verify`: stops short of the cut-over.
-pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
-    let _ = (typed, build::relation_names);
-    Err(Failure::usage("not yet"))
 }

@@ -41,7 +41,7 @@ async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<()
         });
     }
     let text = migrations(&rows, format).map_err(|e| Failure::failed(format!("cannot show the migrations: {e}")))?;
-    println!("{}", text.trim_end());
+    super::say_line(text.trim_end());
     Ok(())
 }
 
@@ -49,11 +49,9 @@ async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<()
 fn note(m: &Migration, running: bool) -> String {
     match (m.phase, running) {
         (_, true) => "running".to_owned(),
-        (Phase::Complete, false) => format!(
-            "old table {} stays until pgrecast finish {}",
-            m.old_table.as_deref().unwrap_or("(unknown)"),
-            m.id
-        ),
+        (Phase::Complete, false) => {
+            format!("old table {} stays until pgrecast finish {}", m.old_table.as_deref().unwrap_or("(unknown)"), m.id)
+        }
         (Phase::Differs, false) => format!("source and shadow differ: pgrecast abort {}", m.id),
         (Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Swapped, false) => {
             format!("stopped; its slot holds WAL: pgrecast resume {0} or pgrecast abort {0}", m.id)

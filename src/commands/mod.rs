@@ -1,6 +1,7 @@
 //! The commands, each from what was typed to its exit.
 
 mod alter;
+mod demo;
 mod list;
 mod opened;
 mod remove;
@@ -26,7 +27,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Abort(one) => remove::abort(one).await,
         Command::Verify(verify) => alter::verify(verify).await,
         Command::Finish(finish) => remove::finish(finish).await,
-        Command::Demo(_) => Err(Failure::usage("not yet")),
+        Command::Demo(typed) => demo::demo(typed).await,
     }
 }
 
@@ -54,6 +55,12 @@ fn close(
 /// The reporter of a command.
 fn reporter(format: Format) -> Result<Reporter, Failure> {
     Reporter::stdout(format).map_err(|e| Failure::failed(format!("cannot start the thread that shows progress: {e}")))
+}
+
+/// Prints a line. A reader that is gone is no failure of the command.
+fn say_line(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A plan shared between the phases.

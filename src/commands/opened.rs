@@ -27,9 +27,10 @@ pub struct Opened {
 pub async fn open(connection: &Connection, lock_timeout: Duration) -> Result<Opened, Failure> {
     let target = Target::resolve(connection.dsn.as_deref())?;
     let first = target.connect("pgrecast control", "connect").await.map_err(|e| {
-        let hint = e.hint.clone().unwrap_or_else(|| {
-            "Give the database with --dsn, PGRECAST_DSN or the PG* variables of libpq.".to_owned()
-        });
+        let hint = e
+            .hint
+            .clone()
+            .unwrap_or_else(|| "Give the database with --dsn, PGRECAST_DSN or the PG* variables of libpq.".to_owned());
         Failure::failed(format!("cannot connect to {}: {}", target.describe(), e.message)).hint(hint).caused_by(&e)
     })?;
     let connector = Connector::new(target.pinned(first.route()), lock_timeout);
@@ -56,9 +57,15 @@ impl Opened {
         let mut fitting: Vec<Migration> = all.into_iter().filter(|m| which(m)).collect();
         match fitting.len() {
             1 => Ok(fitting.remove(0)),
-            0 => Err(Failure::usage(format!("there is no migration to {what}")).hint("pgrecast list shows what there is.")),
+            0 => {
+                Err(Failure::usage(format!("there is no migration to {what}"))
+                    .hint("pgrecast list shows what there is."))
+            }
             n => Err(Failure::usage(format!("there are {n} migrations to {what}"))
-                .detail(format!("They are {}.", fitting.iter().map(|m| format!("{} ({})", m.id, m.source)).collect::<Vec<_>>().join(", ")))
+                .detail(format!(
+                    "They are {}.",
+                    fitting.iter().map(|m| format!("{} ({})", m.id, m.source)).collect::<Vec<_>>().join(", ")
+                ))
                 .hint("Name one by its number.")),
         }
     }

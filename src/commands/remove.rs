@@ -1,7 +1,7 @@
 //! `pgrecast abort`, `pgrecast finish` and `pgrecast cutover`.
 
 use super::opened::{is_unfinished, open};
-use super::reporter;
+use super::{reporter, say_line};
 use crate::cli::{Finish, MigrateOptions, One};
 use crate::error::Failure;
 use crate::finish;
@@ -22,7 +22,12 @@ pub async fn abort(typed: One) -> Result<(), Failure> {
     let conn = context.connector.open(Role::Control).await?;
     finish::remove_ours(&context, &conn).await?;
     context.store.forget(migration.id).await?;
-    say(typed.format, "aborted", migration.id, &format!("aborted migration {}; {} is as it was", migration.id, migration.source));
+    say(
+        typed.format,
+        "aborted",
+        migration.id,
+        &format!("aborted migration {}; {} is as it was", migration.id, migration.source),
+    );
     Ok(())
 }
 
@@ -72,7 +77,9 @@ pub async fn release(typed: One) -> Result<(), Failure> {
 
 fn say(format: crate::report::Format, event: &str, id: i32, text: &str) {
     match format {
-        crate::report::Format::Text => println!("{text}"),
-        crate::report::Format::Json => println!("{}", serde_json::json!({ "event": event, "id": id, "text": text })),
+        crate::report::Format::Text => say_line(text),
+        crate::report::Format::Json => {
+            say_line(&serde_json::json!({ "event": event, "id": id, "text": text }).to_string())
+        }
     }
 }

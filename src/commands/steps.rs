@@ -1,7 +1,6 @@
 //! `--dry-run`: every statement in order, the lock it takes, and whether it can make anyone wait.
 
-use comfy_table::{ContentArrangement, Table, presets};
-
+use super::say_line;
 use crate::cli::MigrateOptions;
 use crate::copy::Statements as CopyStatements;
 use crate::cutover::Swap;
@@ -31,26 +30,37 @@ pub fn show(plan: &Plan, facts: &ServerFacts, format: Format, options: &MigrateO
     match format {
         Format::Json => {
             for step in &steps {
-                let line = serde_json::to_string(step).map_err(|e| Failure::failed(format!("cannot show the plan: {e}")))?;
-                println!("{line}");
+                let line =
+                    serde_json::to_string(step).map_err(|e| Failure::failed(format!("cannot show the plan: {e}")))?;
+                say_line(&line);
             }
         }
-        Format::Text => println!("{}", text(plan, &steps)),
+        Format::Text => say_line(&text(plan, &steps)),
     }
     Ok(())
 }
 
+/// A block for each phase, and for each statement the lock it takes and whom it makes wait.
 fn text(plan: &Plan, steps: &[Step]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["phase", "statement", "lock on the table", "who can wait"]);
-    for step in steps {
-        table.add_row([step.phase, &step.statement, step.lock, &step.waits]);
-    }
     let key = plan.key.columns.iter().map(|k| k.source.as_str()).collect::<Vec<_>>().join(", ");
-    format!("plan for {} (key {key}); nothing was changed\n{table}", plan.source.name.plain())
+    let mut out = format!("plan for {} (key: {key}); nothing was changed\n", plan.source.name.plain());
+    let mut phase = "";
+    for (n, step) in steps.iter().enumerate() {
+        if step.phase != phase {
+            phase = step.phase;
+            out.push_str(&format!("\n{phase}\n"));
+        }
+        let statement = step.statement.replace('\n', "\n        ");
+        out.push_str(&format!("  {:>3}.  {statement}\n", n + 1));
+        if step.lock != NO_LOCK || step.waits != NOBODY {
+            out.push_str(&format!("        -- lock: {}; waits: {}\n", step.lock, step.waits));
+        }
+    }
+    out.push_str("\nA statement without a remark takes no lock on the table and makes nobody wait.");
+    out
 }
 
+const NO_LOCK: &str = "none";
 const NOBODY: &str = "nobody";
 
 fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step> {
@@ -66,7 +76,7 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     let briefly = format!("others for {} ms at most", options.cutover.lock_timeout.as_millis());
     let mut steps = Vec::new();
     for statement in prepare::create_shadow(plan, &names, facts.version).split(";\n") {
-        steps.push(step("prepare", statement.to_owned(), "none", NOBODY));
+        steps.push(step("prepare", statement.to_owned(), NO_LOCK, NOBODY));
     }
     if let Some(identity) = prepare::identity_sql(plan) {
         steps.push(step("prepare", identity, "ACCESS EXCLUSIVE", &briefly));
@@ -74,20 +84,30 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     let publication = prepare::publication_sql(plan, &names, facts.version);
     steps.push(step("prepare", publication, "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table, for a moment"));
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", names.slot(facts.database_oid));
-    steps.push(step("prepare", slot, "none", "this run, for every open write transaction of the cluster"));
-    let copy = CopyStatements::new(plan, &names, 0).insert((0, 2048));
-    steps.push(step("copy", format!("{copy} (for each block range)"), "ACCESS SHARE", "DDL of the table, for a second"));
+    steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
+    let copy = CopyStatements::new(plan, &names, 0).insert((0, 1024));
+    steps.push(step(
+        "copy",
+        format!("{copy} (for each block range)"),
+        "ACCESS SHARE",
+        "DDL of the table, for a second",
+    ));
     let builds = index::builds(plan, &names);
     let of_index = builds.iter().flat_map(|b| &b.build).chain(builds.iter().flat_map(|b| &b.attach));
     for statement in of_index.filter(|s| !s.starts_with("SET LOCAL")) {
-        steps.push(step("index", statement.clone(), "none", NOBODY));
+        steps.push(step("index", statement.clone(), NO_LOCK, NOBODY));
     }
     let flush = FlushStatements::new(plan, &names);
     steps.push(step("catch up", flush.delete_gone, "ACCESS SHARE", NOBODY));
     steps.push(step("catch up", flush.upsert, "ACCESS SHARE", NOBODY));
-    steps.push(step("ready", format!("ANALYZE {}", names.shadow()), "none", NOBODY));
+    steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
     let lock = |mode| format!("LOCK TABLE ONLY {} IN {mode} MODE", plan.source.name);
-    steps.push(step("cut over", lock("SHARE UPDATE EXCLUSIVE"), "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table"));
+    steps.push(step(
+        "cut over",
+        lock("SHARE UPDATE EXCLUSIVE"),
+        "SHARE UPDATE EXCLUSIVE",
+        "DDL and vacuum of the table",
+    ));
     let all = format!("every reader and writer of the table, {} ms at most", options.cutover.timeout.as_millis());
     steps.push(step("cut over", lock("ACCESS EXCLUSIVE"), "ACCESS EXCLUSIVE", &all));
     let acl = crate::cutover::Acl::none();

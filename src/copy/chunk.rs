@@ -32,7 +32,7 @@ async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRa
     .await?;
     let seen = drift::read(conn, &job.plan.source).await?;
     if seen.columns != job.fingerprint.columns {
-        return Err(Error::client("check source", "the source's columns are not those of the plan"));
+        return Err(Error::client("check source", drift::DRIFTED));
     }
     if seen.filenode != job.fingerprint.filenode {
         return Ok(None);

@@ -143,6 +143,7 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                     truncated_or_rewritten(&job).await?;
                     return Err(Stop::Over);
                 }
+                Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
                 Err(e) if e.is_data() => {
                     match blame::find(&open, &job, &statements, range, &e).await? {
                         Some(failure) => return Err(Stop::Failed(failure)),

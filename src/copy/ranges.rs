@@ -5,11 +5,12 @@ use std::time::Duration;
 /// A range of blocks: first, and one past the last.
 pub type BlockRange = (u32, u32);
 
-/// The least and the most blocks of one chunk: 1 MiB and 1 GiB at the usual block size of 8 KiB.
-const CHUNK_BLOCKS: (u32, u32) = (128, 131_072);
+/// The least and the most blocks of one chunk: 1 MiB and 8 MiB at the usual block size of 8 KiB. The server decodes
+/// our own inserts too, a transaction at a time: larger ones would pass `logical_decoding_work_mem` and go to its disk.
+const CHUNK_BLOCKS: (u32, u32) = (128, 1_024);
 
-/// The first chunk's blocks: 16 MiB.
-const FIRST_BLOCKS: u32 = 2_048;
+/// The first chunk's blocks: 4 MiB.
+const FIRST_BLOCKS: u32 = 512;
 
 /// How long a chunk should take. Its snapshot holds vacuum back that long, and a kill loses as much work.
 const CHUNK_TIME: Duration = Duration::from_millis(700);
@@ -113,8 +114,8 @@ mod tests {
     fn chunks_grow_and_shrink_towards_their_time() {
         let mut ranges = Ranges::new(1_000_000, &[]);
         ranges.learn(2_048, Duration::from_millis(10));
-        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(4_096));
-        ranges.learn(4_096, Duration::from_secs(60));
-        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(2_048));
+        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(1_024));
+        ranges.learn(1_024, Duration::from_secs(60));
+        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(512));
     }
 }

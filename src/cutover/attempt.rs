@@ -8,12 +8,13 @@ use crate::drift;
 use crate::error::Failure;
 use crate::flush::{self, Flusher};
 use crate::follow::Follower;
-use crate::pg::{Conn, Error, Role, Verdict};
+use crate::pg::{Error, Role, Verdict};
 use crate::plan::build::relation_names;
-use crate::plan::read;
-use crate::plan::shape::Shape;
 use crate::prepare;
 use crate::state::Phase;
+
+/// Keys beyond which the flush under the lock would take too long.
+const MOST_KEYS: usize = 10_000;
 
 /// A swap that was committed.
 #[derive(Debug, Clone, Copy)]
@@ -40,14 +41,18 @@ pub(super) async fn run(
     follower: &Follower,
     options: &Options,
     columns: &str,
+    lock_wait: Duration,
 ) -> Result<Outcome, Failure> {
-    let begun = begin(context, options, columns).await;
+    let begun = begin(context, options, columns, lock_wait).await;
     let Begun { flusher, statements, pid } = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
         Err(failure) if is_lost(&failure) => return Ok(Outcome::Blocked(failure.primary)),
         Err(failure) => return Err(failure),
     };
+    // What is received by now is flushed at once; what comes while the flushers come to rest is left for the lock.
+    follower.hurry().await?;
+    follower.settle().await?;
     follower.quiesce().await?;
     let outcome = locked(context, follower, options, &flusher, &statements).await;
     let outcome = match outcome {
@@ -79,74 +84,53 @@ struct Begun {
 }
 
 /// Reads what the swap rests on, and opens its transaction; or says who is in the way.
-async fn begin(context: &Context, options: &Options, columns: &str) -> Result<Result<Begun, String>, Failure> {
+async fn begin(
+    context: &Context,
+    options: &Options,
+    columns: &str,
+    lock_wait: Duration,
+) -> Result<Result<Begun, String>, Failure> {
     let flusher = super::open(context, columns).await?;
-    check_drift(context, flusher.conn()).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
-    let swap = Swap { id: context.id, plan: &context.plan, names: &context.names, taken: &taken, acl: &acl, role: &context.facts.role };
+    let swap = Swap {
+        id: context.id,
+        plan: &context.plan,
+        names: &context.names,
+        taken: &taken,
+        acl: &acl,
+        role: &context.facts.role,
+    };
     let statements = swap.statements().join(";\n");
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    Ok(match keep_vacuum_away(context, &flusher, options).await? {
-        Some(why) => Err(why),
-        None => Ok(Begun { flusher, statements, pid }),
-    })
+    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait).await? {
+        return Ok(Err(why));
+    }
+    // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
+    drift::check(flusher.conn(), &context.plan.source).await?;
+    Ok(Ok(Begun { flusher, statements, pid }))
 }
 
 fn is_lost(failure: &Failure) -> bool {
     failure.source.as_ref().is_some_and(|e| e.verdict() != Verdict::Stop)
 }
 
-/// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
-async fn check_drift(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    let now = read::shape(conn, context.plan.source.oid).await.map_err(|f| match f.source {
-        Some(_) => f,
-        None => drift::changed(&context.plan.source),
-    })?;
-    // Sizes change, and the identity may be the one prepare set.
-    let still = |shape: &Shape| {
-        let mut shape = shape.clone();
-        shape.replica_identity = 'd';
-        for index in &mut shape.indexes {
-            index.bytes = 0;
-            index.replica_identity = false;
-        }
-        shape
-    };
-    let (was, is) = (still(&context.plan.source), still(&now));
-    if was == is {
-        return Ok(());
-    }
-    let mut what = Vec::new();
-    let names = |s: &Shape| s.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
-    if was.columns != is.columns {
-        what.push("its columns".to_owned());
-    }
-    if was.checks != is.checks {
-        what.push("its CHECK constraints".to_owned());
-    }
-    if was.indexes != is.indexes {
-        let differ: Vec<String> = names(&was).into_iter().chain(names(&is)).filter(|n| {
-            was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n)
-        }).collect();
-        what.push(format!("its indexes ({})", differ.join(", ")));
-    }
-    if what.is_empty() {
-        what.push("its owner, options or comment".to_owned());
-    }
-    Err(drift::changed(&context.plan.source).detail(format!("Changed: {}.", what.join(", "))))
-}
-
 /// SHARE UPDATE EXCLUSIVE stops nobody's reads and writes. Waited for longer than `deadlock_timeout`, it makes a
 /// running autovacuum yield (PostgreSQL manual, 25.1.6); a shorter wait never does.
-async fn keep_vacuum_away(context: &Context, flusher: &Flusher, options: &Options) -> Result<Option<String>, Failure> {
+async fn keep_vacuum_away(
+    context: &Context,
+    flusher: &Flusher,
+    options: &Options,
+    lock_wait: Duration,
+) -> Result<Option<String>, Failure> {
     let wait = context.facts.deadlock_timeout_ms + 1_000;
     let sql = format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; SET LOCAL lock_timeout = '{wait}ms'; \
+        "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{wait}ms'; \
          LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = '{}ms'; \
          SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
+        flush::CONFLICTS_AT_ONCE,
         context.plan.source.name,
-        options.lock_timeout.as_millis(),
+        lock_wait.as_millis().max(1),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );
     match flusher.conn().batch("keep vacuum away", &sql).await {
@@ -201,8 +185,10 @@ async fn locked(
         if e.verdict() == Verdict::Stop {
             return Err(e.into());
         }
+        // Asked before those who queued behind our request get their locks.
+        let holders = prepare::holders(context.store.conn(), context).await;
         conn.batch("roll back cut-over", "ROLLBACK").await.map_err(Stop::from)?;
-        return Err(Stop::Rolled(match prepare::holders(conn, context).await {
+        return Err(Stop::Rolled(match holders {
             Ok(who) => who,
             Err(failure) if is_lost(&failure) => failure.primary,
             Err(failure) => return Err(failure.into()),
@@ -214,14 +200,17 @@ async fn locked(
     let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));
     // The server ends a statement that takes too long; this side ends the wait for the stream.
     conn.batch("bound cut-over", &format!("SET LOCAL statement_timeout = '{}ms'", left.as_millis().max(1))).await?;
-    let keys = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
-    let keys = keys.ok_or_else(|| Stop::Rolled("a backlog too large to be flushed under the lock".to_owned()))?;
+    let drained = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
+    let keys = drained
+        .filter(|keys| keys.len() <= MOST_KEYS)
+        .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
     final_flush(context, flusher, &keys).await?;
     let rest = left.saturating_sub(granted.elapsed());
     if rest.is_zero() {
         return Err(over());
     }
-    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1))).await?;
+    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1)))
+        .await?;
     if granted.elapsed() > left {
         return Err(over());
     }
@@ -250,18 +239,8 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.
     let Some(first) = conflicts.positions.first() else { return Ok(()) };
-    let (words, detail) = conflicts.error.as_ref().map_or(("a unique constraint", None), |e| (&e.message, e.detail.clone()));
-    let failure = Failure::failed(format!(
-        "row {} of {} meets another row: {words}",
-        flush::blame::name(&context.plan, &keys[*first]),
-        context.plan.source.name.plain(),
-    ))
-    .detail(detail.unwrap_or_default())
-    .hint("Correct one of the rows or the clauses; the table is as it was.");
-    Err(Stop::Failed(match &conflicts.error {
-        Some(e) => failure.caused_by(e),
-        None => failure,
-    }))
+    let error = conflicts.error.as_ref();
+    Err(Stop::Failed(flush::blame::meets(&context.plan, &context.names, &keys[*first], error)))
 }
 
 /// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.
@@ -275,12 +254,16 @@ async fn after_lost_answer(context: &Context, pid: &str) -> Result<bool, Failure
                 continue;
             }
         };
-        let alive = format!("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND application_name = 'pgrecast cut-over')");
+        let alive = format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND application_name = 'pgrecast cut-over')"
+        );
         if conn.scalar("look for lost backend", &alive).await?.as_deref() == Some("t") {
             retry.after(Error::lost("look for lost backend", "the backend of the cut-over is still at work")).await?;
             continue;
         }
-        let phase = conn.scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id)).await?;
+        let phase = conn
+            .scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id))
+            .await?;
         return Ok(phase.as_deref() == Some(Phase::Swapped.word()));
     }
 }

@@ -18,12 +18,17 @@ pub struct Blocker {
     pub pid: Option<i32>,
     /// Milliseconds since it began.
     pub age_ms: i64,
+    /// Its virtual transaction.
+    pub transaction: String,
+    /// Its age is not to be seen by this role.
+    pub hidden: bool,
     /// Who it is, for messages.
     pub who: String,
 }
 
-/// The most keys that may be left for the flush under the lock.
-pub const FINAL_KEYS: u64 = 300;
+/// The backlog beyond which the lock is not asked for: what gathers between two flushes at some tens of thousands of
+/// changes a second.
+pub const FINAL_KEYS: u64 = 2_000;
 
 /// Go, or why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +61,8 @@ mod tests {
 
     #[test]
     fn a_blocker_counts_only_once_in_step() {
-        let blocker = Blocker { pid: Some(7), age_ms: 20_000, who: "pid 7".into() };
-        let mut seen = Seen { backlog: 1_000, live: true, blockers: vec![blocker] };
+        let blocker = Blocker { pid: Some(7), age_ms: 20_000, transaction: "3/7".into(), hidden: false, who: "pid 7".into() };
+        let mut seen = Seen { backlog: 3_000, live: true, blockers: vec![blocker] };
         assert!(matches!(decide(&seen), Decision::Behind(_)));
         seen.backlog = 3;
         assert_eq!(decide(&seen), Decision::Blocked("pid 7".into()));

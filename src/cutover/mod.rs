@@ -49,16 +49,16 @@ pub struct Figures {
 /// Exit 5 where the lock was never granted: everything is kept for another try.
 pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
     let mut lookout = Lookout { context, conn: None, retry: Retry::new() };
-    follower.urgent(true).await?;
     let mut last = String::new();
     for number in 1..=options.attempts {
-        let decision = wait_in_step(context, follower, options, &mut lookout).await?;
+        let patience = lock_wait(number, options.lock_timeout);
+        let decision = wait_in_step(context, follower, patience / 2, &mut lookout).await?;
         let outcome = match decision {
             Some(who) => {
                 terminate(&mut lookout, options).await?;
                 Outcome::Blocked(who)
             }
-            None => attempt::run(context, follower, options, columns).await?,
+            None => attempt::run(context, follower, options, columns, patience).await?,
         };
         match outcome {
             Outcome::Done(done) => {
@@ -89,6 +89,11 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
         )))
 }
 
+/// How long an attempt waits for the lock: everybody queues behind the request, so the first ones ask briefly.
+fn lock_wait(number: u32, most: Duration) -> Duration {
+    Duration::from_millis(100).saturating_mul(number).min(most)
+}
+
 /// Growing, jittered: in the pauses the queue behind our request drains.
 async fn pause(number: u32) {
     let base = Duration::from_millis(100).saturating_mul(number).min(LONGEST_PAUSE);
@@ -99,7 +104,7 @@ async fn pause(number: u32) {
 async fn wait_in_step(
     context: &Context,
     follower: &Follower,
-    options: &Options,
+    pause: Duration,
     lookout: &mut Lookout<'_>,
 ) -> Result<Option<String>, Failure> {
     let begun = Instant::now();
@@ -110,7 +115,7 @@ async fn wait_in_step(
         let seen = Seen {
             backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
             live: view.live.load(std::sync::atomic::Ordering::Acquire),
-            blockers: lookout.blockers(options.lock_timeout).await?,
+            blockers: lookout.blockers(pause).await?,
         };
         match gate::decide(&seen) {
             Decision::Go => return Ok(None),
@@ -137,13 +142,27 @@ impl Lookout<'_> {
     /// Transactions with a lock on the source, or a request for one, older than `pause`; autovacuum yields and is no
     /// blocker, a vacuum against wraparound does not and is one.
     async fn blockers(&mut self, pause: Duration) -> Result<Vec<Blocker>, Failure> {
-        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
+        let mut seen = self.holders().await?;
+        if seen.iter().any(|b| b.hidden) {
+            // Whose age this role may not see has it if it is still there after the pause.
+            let before = seen;
+            tokio::time::sleep(pause).await;
+            seen = self.holders().await?;
+            for blocker in seen.iter_mut().filter(|b| b.hidden) {
+                let same = |b: &&Blocker| b.hidden && b.transaction == blocker.transaction;
+                blocker.age_ms = if before.iter().any(|b| same(&b)) { i64::MAX } else { 0 };
+            }
+        }
         let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        Ok(seen.into_iter().filter(|b| b.age_ms > pause).collect())
+    }
+
+    async fn holders(&mut self) -> Result<Vec<Blocker>, Failure> {
+        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
         let broken = |e: serde_json::Error| Failure::failed(format!("look for blockers: {e}"));
         rows.into_iter()
             .filter_map(|r| r.into_iter().next().flatten())
             .map(|text| serde_json::from_str::<Blocker>(&text).map_err(broken))
-            .filter(|b| b.as_ref().map_or(true, |b| b.age_ms > pause))
             .collect()
     }
 
@@ -172,12 +191,15 @@ impl Lookout<'_> {
 
 fn blockers_sql(context: &Context) -> String {
     format!(
-        "SELECT json_build_object('pid', l.pid, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
+        "SELECT json_build_object('pid', l.pid, 'transaction', l.virtualtransaction, \
+         'hidden', p.gid IS NULL AND a.xact_start IS NULL, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
          coalesce(a.xact_start, p.prepared)) * 1000)::int8, 0), 'who', CASE WHEN p.gid IS NOT NULL \
          THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END) \
          FROM (SELECT DISTINCT pid, virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
-         AND database = {} AND relation = {} AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
+         AND database = {0} AND (relation = {1} OR relation IN (SELECT d.objid FROM pg_catalog.pg_depend d \
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass \
+         AND d.refobjid = {1} AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \

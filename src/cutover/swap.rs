@@ -32,8 +32,24 @@ impl Swap<'_> {
         self.plan.source.name.sibling(self.old_name(&self.plan.source.name.name))
     }
 
+    /// The old names of everything that makes room, each free beside the relations there are and the others.
+    fn old_names(&self) -> Vec<(&str, String)> {
+        let source = &self.plan.source;
+        let sequences = source.columns.iter().filter(|c| c.origin.is_identity()).filter_map(|c| c.sequence.as_ref());
+        let names = std::iter::once(source.name.name.as_str())
+            .chain(source.indexes.iter().map(|i| i.name.as_str()))
+            .chain(sequences.map(|s| s.name.name.as_str()));
+        let mut chosen: Vec<(&str, String)> = Vec::new();
+        for name in names {
+            let blocked = |n: &str| self.taken.iter().any(|t| t == n) || chosen.iter().any(|(_, c)| c == n);
+            let old = free_name(name, "_old", blocked);
+            chosen.push((name, old));
+        }
+        chosen
+    }
+
     fn old_name(&self, name: &str) -> String {
-        free_name(name, "_old", |n| self.taken.iter().any(|t| t == n))
+        self.old_names().into_iter().find(|(n, _)| *n == name).map_or_else(|| name.to_owned(), |(_, old)| old)
     }
 
     /// All statements, in order.
@@ -45,7 +61,7 @@ impl Swap<'_> {
         let old = self.old_table();
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {} WHERE id = {}",
-            Literal(&old.to_string()),
+            Literal(&old.plain()),
             self.id
         ));
         steps.push(Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped));
@@ -136,6 +152,11 @@ impl Swap<'_> {
         let target = &self.plan.target;
         let table = target.name.to_string();
         let mut steps = ddl::restore_autovacuum(target, &table);
+        steps.extend(ddl::generated_always(target, &table));
+        steps.extend(ddl::unvalidated_checks(target, &table));
+        for index in target.indexes.iter().filter(|i| i.is_deferred_to_swap()) {
+            steps.extend(ddl::attach_index(index, &table, &target.name.sibling(index.name.clone())));
+        }
         if target.replica_identity != 'd' {
             let source = &self.plan.source;
             // The index that identified the source's rows may be gone or renamed by the clauses; by columns it is found.

@@ -2,31 +2,61 @@
 
 use super::{Flusher, is_conflict};
 use crate::error::Failure;
-use crate::pg::{Error, Ident};
-use crate::plan::types::Plan;
+use crate::pg::{Error, Ident, Literal};
+use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
+use crate::unfit::{Unfit, with_final_names};
 
 /// The failure, with the key of the first row it happens on.
-pub async fn find(flusher: &Flusher, plan: &Plan, keys: &[Key], error: &Error) -> Failure {
+pub async fn find(flusher: &Flusher, plan: &Plan, names: &Names, keys: &[Key], error: &Error) -> Failure {
     for key in keys {
         match flusher.flush(std::slice::from_ref(key)).await {
             Err(e) if e.is_data() && !is_conflict(&e) => {
-                return Failure::failed(format!(
-                    "row {} of {}, changed during the migration, does not fit the new shape: {}",
-                    name(plan, key),
-                    plan.source.name.plain(),
-                    e.message
-                ))
-                .hint(
-                    "Correct the row or the clauses; the table is as it was. Then run pgrecast abort and start again.",
-                )
-                .caused_by(&e);
+                return describe(flusher, plan, names, key, &e).await.unwrap_or_else(|_| e.into());
             }
             // Flushed alone it passes, or its connection is gone: the next one.
             Ok(_) | Err(_) => {}
         }
     }
     error.clone().into()
+}
+
+async fn describe(flusher: &Flusher, plan: &Plan, names: &Names, key: &Key, cause: &Error) -> Result<Failure, Failure> {
+    let aside = ", changed during the migration,";
+    let unfit = Unfit { plan, names, row: condition(plan, key), key: name(plan, key), aside, cause };
+    flusher.conn().batch("begin description", "BEGIN").await?;
+    let described = unfit.describe(flusher.conn()).await;
+    flusher.conn().batch("end description", "ROLLBACK").await?;
+    described
+}
+
+/// What only the row with this key meets.
+fn condition(plan: &Plan, key: &Key) -> String {
+    let columns = plan.key.columns.iter().zip(key.columns());
+    let equal = columns.map(|(c, value)| {
+        format!("{}.{} {} {}::{}", plan.alias(), Ident(&c.source), c.source_equal, Literal(value), c.source_type)
+    });
+    equal.collect::<Vec<_>>().join(" AND ")
+}
+
+/// The failure of two rows that cannot both be in the new table.
+pub fn meets(plan: &Plan, names: &Names, key: &Key, error: Option<&Error>) -> Failure {
+    let words = error.map_or("a unique constraint", |e| e.message.as_str());
+    let failure = Failure::failed(format!(
+        "row {} of {} meets another row: {}",
+        name(plan, key),
+        plan.source.name.plain(),
+        with_final_names(plan, names, words)
+    ))
+    .detail(format!(
+        "{} All other changes up to now have been flushed, so the two rows do not fit the new shape together.",
+        error.and_then(|e| e.detail.as_deref()).unwrap_or_default()
+    ))
+    .hint("Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.");
+    match error {
+        Some(e) => failure.caused_by(e),
+        None => failure,
+    }
 }
 
 /// `column = value, …` of a key.

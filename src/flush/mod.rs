@@ -57,8 +57,9 @@ pub struct Flushed {
     pub conflicts: Conflicts,
 }
 
-/// The error's text where the source is no longer the table of the plan.
-pub const DRIFTED: &str = "the source's columns are not those of the plan";
+/// A deferred constraint would tell only at COMMIT that a row met a stale neighbour, when the statement that wrote it
+/// can no longer be undone alone (SET CONSTRAINTS, PostgreSQL manual).
+pub const CONFLICTS_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 impl Flusher {
     /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
@@ -76,7 +77,10 @@ impl Flusher {
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
-            begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&plan.source.name)),
+            begin: format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}",
+                lock_source(&plan.source.name)
+            ),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
                 drift::sql(&plan.source)
@@ -225,7 +229,7 @@ impl Flusher {
         let row = rows.into_iter().next().unwrap_or_default();
         let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
         if text(1) != self.columns {
-            return Err(Error::client("check source", DRIFTED));
+            return Err(Error::client("check source", drift::DRIFTED));
         }
         Snapshot::parse(&text(0)).ok_or_else(|| Error::client("check source", "the server's snapshot cannot be read"))
     }

@@ -5,7 +5,7 @@
 
 use crate::pg::Ident;
 use crate::plan::key::conflict_target;
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::{KeyColumn, Names, Plan};
 
 /// The statements of one migration's flushes; `$1 …` are text arrays of equal length, one for each key column.
 #[derive(Debug, Clone)]
@@ -34,40 +34,40 @@ impl Statements {
     /// For a plan.
     pub fn new(plan: &Plan, names: &Names) -> Self {
         let shadow = names.shadow();
-        let keys = typed_keys(plan);
         let alias = plan.alias();
-        let projected = plan
-            .key
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(i, k)| format!("{} AS p{i}", k.expression))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let in_shadow = plan
-            .key
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(i, k)| format!("shadow.{} {} gone.p{i}", Ident(&k.target), k.target_equal))
-            .collect::<Vec<_>>()
-            .join(" AND ");
-        let in_source = |left: &str, right: &str| {
-            plan.key
-                .columns
-                .iter()
-                .map(|k| format!("{left}.{0} {1} {right}.{0}", Ident(&k.source), k.source_equal))
-                .collect::<Vec<_>>()
-                .join(" AND ")
-        };
+        let columns = || plan.key.columns.iter().enumerate();
+        let joined = |conditions: Vec<String>| conditions.join(" AND ");
+        // Each key column as the source has it, and as the target will.
+        let pairs = columns()
+            .map(|(i, k)| format!("{} AS s{i}, {} AS p{i}", Ident(&k.source), target_key(plan, k)))
+            .collect::<Vec<_>>();
+        let pairs = pairs.join(", ");
+        let in_shadow = joined(
+            columns().map(|(i, k)| format!("shadow.{} {} gone.p{i}", Ident(&k.target), k.target_equal)).collect(),
+        );
+        let same = joined(
+            columns()
+                .map(|(i, k)| {
+                    let collation = target_collation(plan, k);
+                    let (source_equal, target_equal) = (&k.source_equal, &k.target_equal);
+                    format!("now.s{i} {source_equal} gone.s{i} AND now.p{i} {target_equal} gone.p{i}{collation}")
+                })
+                .collect(),
+        );
+        let in_source = joined(
+            columns().map(|(_, k)| format!("src.{0} {1} changed.{0}", Ident(&k.source), k.source_equal)).collect(),
+        );
         let source = &plan.source.name;
         let delete = |filter: &str| {
             format!(
-                "DELETE FROM {shadow} AS shadow USING (SELECT {projected} FROM ({keys}) AS {alias}{filter}) AS gone WHERE {in_shadow}"
+                "DELETE FROM {shadow} AS shadow USING (SELECT {pairs} FROM ({}) AS {alias}) AS gone WHERE {in_shadow}{filter}",
+                every_key(plan)
             )
         };
-        let still_there =
-            format!(" WHERE NOT EXISTS (SELECT 1 FROM ONLY {source} AS src WHERE {})", in_source("src", &alias));
+        // Equal source keys may become target keys that differ, as numeric 1.0 and 1.00 do in text: a row is still there
+        // only if its target key is.
+        let exists = format!("EXISTS (SELECT 1 FROM (SELECT {pairs} FROM {}) AS now WHERE {same})", plan.source_from());
+        let still_there = format!(" AND NOT {exists}");
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
@@ -79,19 +79,17 @@ impl Statements {
             .collect::<Vec<_>>()
             .join(", ");
         let insert = format!(
-            "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({keys}) AS changed \
-             JOIN ONLY {source} AS src ON {}) AS {alias} ON CONFLICT",
+            "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({}) AS changed \
+             JOIN ONLY {source} AS src ON {in_source}) AS {alias} ON CONFLICT",
             plan.overriding(),
-            in_source("src", "changed"),
+            each_key_once(plan),
         );
         let around = plan.target.indexes.iter().all(|i| i.immediate).then(|| Around {
             insert: format!("{insert} DO NOTHING"),
             left_out: format!(
-                "SELECT gone.position FROM (SELECT {projected}, {alias}.{POSITION} AS position FROM ({}) AS {alias} \
-                 WHERE EXISTS (SELECT 1 FROM ONLY {source} AS src WHERE {})) AS gone \
-                 WHERE NOT EXISTS (SELECT 1 FROM {shadow} AS shadow WHERE {in_shadow})",
+                "SELECT gone.position FROM (SELECT {pairs}, {alias}.{POSITION} AS position FROM ({}) AS {alias}) AS gone \
+                 WHERE {exists} AND NOT EXISTS (SELECT 1 FROM {shadow} AS shadow WHERE {in_shadow})",
                 placed_keys(plan),
-                in_source("src", &alias),
             ),
         });
         let upsert = format!("{insert} ({}) DO UPDATE SET {set}", conflict_target(&plan.key));
@@ -99,31 +97,67 @@ impl Statements {
     }
 }
 
-/// The changed keys as rows of the source's key columns, each once: two texts can spell equal values.
-fn typed_keys(plan: &Plan) -> String {
-    let (arrays, names, typed) = key_lists(plan);
-    format!("SELECT DISTINCT {typed} FROM unnest({arrays}) AS keys({names})")
-}
-
-/// The changed keys as rows of the source's key columns, each with its place in the arrays.
-fn placed_keys(plan: &Plan) -> String {
-    let (arrays, names, typed) = key_lists(plan);
-    format!("SELECT {typed}, {POSITION} FROM unnest({arrays}) WITH ORDINALITY AS keys({names}, {POSITION})")
-}
-
 /// The name of a key's place; no source column has it, as it is ours.
 const POSITION: &str = "pgrecast_position";
 
-/// The arrays, the names of their elements, and the elements as the source's key columns.
-fn key_lists(plan: &Plan) -> (String, String, String) {
-    let columns = &plan.key.columns;
-    let arrays = (1..=columns.len()).map(|n| format!("${n}::text[]")).collect::<Vec<_>>().join(", ");
-    let names = (1..=columns.len()).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ");
-    let typed = columns
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("k{}::{} AS {}", i + 1, k.source_type, Ident(&k.source)))
-        .collect::<Vec<_>>()
-        .join(", ");
-    (arrays, names, typed)
+/// The changed keys as rows of the source's key columns, in every spelling that came.
+fn every_key(plan: &Plan) -> String {
+    let (arrays, names) = arrays(plan);
+    format!("SELECT {} FROM {arrays} AS keys({names})", typed(plan))
+}
+
+/// The same, each with its place in the arrays.
+fn placed_keys(plan: &Plan) -> String {
+    let (arrays, names) = arrays(plan);
+    format!("SELECT {}, {POSITION} FROM {arrays} WITH ORDINALITY AS keys({names}, {POSITION})", typed(plan))
+}
+
+fn typed(plan: &Plan) -> String {
+    let columns = plan.key.columns.iter().enumerate();
+    let typed = columns.map(|(i, k)| format!("k{}::{} AS {}", i + 1, k.source_type, Ident(&k.source)));
+    typed.collect::<Vec<_>>().join(", ")
+}
+
+/// The changed keys, each once: two texts can spell values that are equal for the type or for the column's collation.
+fn each_key_once(plan: &Plan) -> String {
+    let columns = plan.key.columns.iter().enumerate();
+    let distinct = columns.map(|(i, k)| {
+        let collation = plan.source.column(&k.source).and_then(|c| c.collation.as_ref());
+        let collation = collation.map(|c| format!(" COLLATE {c}")).unwrap_or_default();
+        format!("k{}::{}{collation}", i + 1, k.source_type)
+    });
+    let distinct = distinct.collect::<Vec<_>>().join(", ");
+    every_key(plan).replacen("SELECT", &format!("SELECT DISTINCT ON ({distinct})"), 1)
+}
+
+/// The arrays as rows, and the names of their elements.
+fn arrays(plan: &Plan) -> (String, String) {
+    let count = plan.key.columns.len();
+    let arrays = (1..=count).map(|n| format!("${n}::text[]")).collect::<Vec<_>>().join(", ");
+    let names = (1..=count).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ");
+    (format!("unnest({arrays})"), names)
+}
+
+/// A key column as the target stores it: a changed type modifier rounds numbers and times.
+fn target_key(plan: &Plan, key: &KeyColumn) -> String {
+    let source = plan.source.column(&key.source).map(|c| &c.type_sql);
+    let target = plan.target.column(&key.target).filter(|c| c.type_sql != c.base_type_sql);
+    match target.map(|c| &c.type_sql).filter(|target| source != Some(*target)) {
+        Some(target) => format!("CAST({} AS {target})", key.expression),
+        None => key.expression.clone(),
+    }
+}
+
+/// The collation that the target compares a key column by, where it is another one than the source's.
+fn target_collation(plan: &Plan, key: &KeyColumn) -> String {
+    let (Some(source), Some(target)) = (plan.source.column(&key.source), plan.target.column(&key.target)) else {
+        return String::new();
+    };
+    let is_text = ["text", "character varying", "character"].contains(&target.base_type_sql.as_str());
+    match &target.collation {
+        same if *same == source.collation => String::new(),
+        Some(other) => format!(" COLLATE {other}"),
+        None if is_text => " COLLATE pg_catalog.\"default\"".to_owned(),
+        None => String::new(),
+    }
 }

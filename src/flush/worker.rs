@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::{Conflicts, DRIFTED, Flusher};
+use super::{Conflicts, Flusher};
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Connector, Role};
@@ -94,8 +94,8 @@ async fn flush(
                     .collect();
                 return Ok(Settled { unseen, conflicts: flushed.conflicts });
             }
-            Err(e) if e.message == DRIFTED => return Err(drift::changed(&plan.source)),
-            Err(e) if e.is_data() => return Err(super::blame::find(&flusher, plan, &batch.keys, &e).await),
+            Err(e) if e.message == drift::DRIFTED => return Err(drift::changed(&plan.source)),
+            Err(e) if e.is_data() => return Err(super::blame::find(&flusher, plan, names, &batch.keys, &e).await),
             Err(e) => {
                 if !e.connection_lost {
                     *kept = Some(flusher);

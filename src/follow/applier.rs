@@ -30,10 +30,12 @@ const EAGER_KEYS: usize = 400;
 const JOURNAL_KEYS: usize = 8_192;
 /// How long received keys may wait for the next write to the journal.
 const JOURNAL_AFTER: Duration = Duration::from_millis(100);
-/// Keys of a generation that may be kept in memory instead: below this, catching up turns live.
-const LIVE_KEYS: u64 = 4_000;
+/// Keys of the youngest generation below which they are taken to memory and following turns live.
+const LIVE_KEYS: u64 = 10_000;
 /// Memory of the backlog beyond which keys go back to the journal table.
 const MEMORY_BYTES: usize = 12 << 20;
+/// How long the throttle may keep keys in memory before they go to the journal table.
+const HELD_MOST: Duration = Duration::from_secs(2);
 /// How often the ledger and unsettled keys are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Flushes in a row in which a key may meet a neighbour that is still stale, each a tick apart.
@@ -54,7 +56,6 @@ struct Draining {
     generation: u32,
     reading: Reading,
     batches: HashMap<usize, Batch>,
-    retry: Retry,
 }
 
 /// How far the cursor over a generation is.
@@ -73,6 +74,13 @@ struct Flusher {
     busy: bool,
 }
 
+impl Flusher {
+    fn take(&mut self, batch: Batch) -> Result<(), Error> {
+        self.busy = true;
+        self.batches.try_send(batch).map_err(|_| Error::client("flush", "a flusher died"))
+    }
+}
+
 /// The task's state.
 pub(super) struct Applier {
     job: Job,
@@ -84,8 +92,8 @@ pub(super) struct Applier {
     generation: u32,
     /// Earlier generations, oldest first.
     older: Vec<u32>,
-    /// Keys in the generation that is written; unknown, hence as many as can be, where others wrote to it.
-    written: u64,
+    /// Keys in the generation that is written; unknown where an earlier run wrote it.
+    written: Option<u64>,
     /// Keys in all generations that wait for a flush, about, for whoever looks.
     listed: u64,
     /// Keys received and not journaled yet.
@@ -106,7 +114,14 @@ pub(super) struct Applier {
     /// A 64-bit transaction id of the recent past.
     near_xid: u64,
     urgent: bool,
-    quiet: Option<Vec<oneshot::Sender<()>>>,
+    /// No batch leaves while this is set.
+    quiet: bool,
+    /// To be told once no flusher is at work.
+    awaiting_quiet: Vec<oneshot::Sender<()>>,
+    /// Keys were due and no flusher could take them.
+    stuck: bool,
+    /// Since when the throttle has kept keys in memory.
+    held_since: Option<Instant>,
     barriers: HashMap<String, Waiter>,
     next_token: u64,
     /// Settles whose barrier has come back: what was added before the mark must be retired.
@@ -131,6 +146,7 @@ impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
         let conn = open(&job).await?;
         let mut older = table::generations(&conn, &job.names).await?;
+        let fresh = older.is_empty();
         let generation = match older.last() {
             Some(last) => *last,
             None => {
@@ -170,7 +186,7 @@ impl Applier {
             catching_up: false,
             generation,
             older,
-            written: u64::MAX,
+            written: if fresh { Some(0) } else { None },
             listed,
             pending: HashMap::new(),
             pending_since: Instant::now(),
@@ -186,7 +202,10 @@ impl Applier {
             journaled_end: Lsn::ZERO,
             near_xid: 0,
             urgent: false,
-            quiet: None,
+            quiet: false,
+            awaiting_quiet: Vec::new(),
+            stuck: false,
+            held_since: None,
             barriers: HashMap::new(),
             next_token: 0,
             settling: Vec::new(),
@@ -238,6 +257,7 @@ impl Applier {
     /// How long the loop may sleep before gathered keys must move on.
     fn linger(&self) -> Duration {
         match &self.mode {
+            Mode::Live if self.stuck => TICK,
             Mode::Journal | Mode::Drain(_) if self.pending.is_empty() => TICK,
             Mode::Journal | Mode::Drain(_) => JOURNAL_AFTER.saturating_sub(self.pending_since.elapsed()),
             Mode::Live => match self.gathering_since {
@@ -260,10 +280,16 @@ impl Applier {
                 self.listed += self.job.copy.journaled.load(Ordering::Relaxed);
             }
             Command::Settle(reply) => self.emit_barrier(Waiter::Settle(reply)).await?,
-            Command::Urgent(on) => self.urgent = on,
-            Command::Quiesce(reply) => self.quiet.get_or_insert_default().push(reply),
+            Command::Hurry => self.urgent = true,
+            Command::Quiesce(reply) => {
+                self.quiet = true;
+                self.awaiting_quiet.push(reply);
+            }
             Command::Drain(reply) => self.emit_barrier(Waiter::Drain(reply)).await?,
-            Command::GoOn => self.quiet = None,
+            Command::GoOn => {
+                self.quiet = false;
+                self.urgent = false;
+            }
             Command::Watch(keys, reply) => {
                 self.watched = keys.into_iter().collect();
                 self.touched.clear();
@@ -385,7 +411,9 @@ impl Applier {
             self.job.id
         );
         self.job.copy.over.store(true, Ordering::Release);
-        let mut retry = Retry::new();
+        self.touched.clone_from(&self.watched);
+        // An index build may hold the shadow for as long as it takes.
+        let mut retry = Retry::without_end();
         while let Err(e) = self.conn.batch("empty shadow", &sql).await {
             self.mend(e, &mut retry).await?;
         }
@@ -393,18 +421,20 @@ impl Applier {
     }
 
     async fn write_journal(&mut self) -> Result<(), Failure> {
+        let mut retry = Retry::new();
+        while let Err(e) = self.append_pending().await {
+            self.mend(e, &mut retry).await?;
+        }
+        Ok(())
+    }
+
+    async fn append_pending(&mut self) -> Result<(), Error> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let mut retry = Retry::new();
-        loop {
-            let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
-            match table::append(&self.conn, &self.job.names, self.generation, keys).await {
-                Ok(()) => break,
-                Err(e) => self.mend(e, &mut retry).await?,
-            }
-        }
-        self.written = self.written.saturating_add(self.pending.len() as u64);
+        let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
+        table::append(&self.conn, &self.job.names, self.generation, keys).await?;
+        self.written = self.written.map(|n| n + self.pending.len() as u64);
         self.listed += self.pending.len() as u64;
         self.pending.clear();
         self.journaled_end = self.last_end;
@@ -434,21 +464,21 @@ impl Applier {
         }
         self.older.push(self.generation);
         self.generation = next;
-        self.written = 0;
+        self.written = Some(0);
         Ok(())
     }
 
     /// Takes whatever step is due.
     async fn advance(&mut self) -> Result<(), Failure> {
-        if !self.pending.is_empty() && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
+        if !self.pending.is_empty()
+            && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
         {
             self.write_journal().await?;
         }
         let idle = self.flushers.iter().all(|f| !f.busy);
-        if self.quiet.is_some() && idle && matches!(self.mode, Mode::Live) {
-            for reply in self.quiet.iter_mut().flatten().filter(|r| !r.is_closed()).collect::<Vec<_>>() {
-                let (taken, _) = oneshot::channel();
-                let _ = std::mem::replace(reply, taken).send(());
+        if idle && matches!(self.mode, Mode::Live) {
+            for reply in self.awaiting_quiet.drain(..) {
+                let _ = reply.send(());
             }
         }
         match &self.mode {
@@ -462,20 +492,18 @@ impl Applier {
     /// Opens the oldest generation, or turns live where only the youngest is left and it is small. It need not be
     /// empty: under traffic it never would be.
     async fn next_generation(&mut self) -> Result<(), Failure> {
+        if self.job.throttle.reason().is_some() {
+            return Ok(());
+        }
         if self.older.is_empty() {
             self.write_journal().await?;
-            if self.written < LIVE_KEYS {
+            if self.written.is_some_and(|n| n < LIVE_KEYS) {
                 return self.go_live().await;
             }
             self.rotate().await?;
         }
-        let Some(generation) = self.older.first().copied() else { return self.go_live().await };
-        self.mode = Mode::Drain(Draining {
-            generation,
-            reading: Reading::Unopened,
-            batches: HashMap::new(),
-            retry: Retry::new(),
-        });
+        let Some(generation) = self.older.first().copied() else { return Ok(()) };
+        self.mode = Mode::Drain(Draining { generation, reading: Reading::Unopened, batches: HashMap::new() });
         Ok(())
     }
 
@@ -486,10 +514,7 @@ impl Applier {
         let keys = loop {
             match self.read_generation().await {
                 Ok(keys) => break keys,
-                Err(failure) => match failure.source {
-                    Some(e) => self.mend(*e, &mut retry).await?,
-                    None => return Err(failure),
-                },
+                Err(e) => self.mend(e, &mut retry).await?,
             }
         };
         for (key, xid) in keys {
@@ -503,10 +528,11 @@ impl Applier {
         }
         self.mode = Mode::Live;
         self.gathering_since = (!self.backlog.is_empty()).then(Instant::now);
+        self.answer_settled();
         Ok(())
     }
 
-    async fn read_generation(&mut self) -> Result<Vec<(Key, u64)>, Failure> {
+    async fn read_generation(&mut self) -> Result<Vec<(Key, u64)>, Error> {
         table::open(&self.conn, &self.job.plan, &self.job.names, self.generation).await?;
         let mut keys = Vec::new();
         loop {
@@ -522,69 +548,58 @@ impl Applier {
 
     /// Feeds idle flushers from the oldest generation; drops it when all of it is flushed.
     async fn drain(&mut self) -> Result<(), Failure> {
-        if self.job.throttle.reason().is_some() {
-            return Ok(());
-        }
-        let failure = match self.drain_once().await {
-            Ok(()) => return Ok(()),
-            Err(failure) => failure,
-        };
-        let Some(error) = failure.source.clone() else { return Err(failure) };
-        let Mode::Drain(d) = &mut self.mode else { return Err(failure) };
-        let mut retry = std::mem::take(&mut d.retry);
-        self.mend(*error, &mut retry).await?;
-        if let Mode::Drain(d) = &mut self.mode {
-            d.retry = retry;
+        let mut retry = Retry::new();
+        while let Err(e) = self.drain_step().await {
+            self.mend(e, &mut retry).await?;
         }
         Ok(())
     }
 
-    async fn drain_once(&mut self) -> Result<(), Failure> {
-        for partition in 0..self.flushers.len() {
-            let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
-            if d.reading == Reading::Unopened && d.batches.is_empty() {
-                table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
-                d.reading = Reading::Open;
+    async fn drain_step(&mut self) -> Result<(), Error> {
+        if self.job.throttle.reason().is_some() {
+            return Ok(());
+        }
+        let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
+        if d.reading == Reading::Unopened {
+            if !d.batches.is_empty() {
+                return Ok(());
             }
-            if self.flushers[partition].busy || d.reading != Reading::Open {
-                continue;
+            table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
+            d.reading = Reading::Open;
+        }
+        for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| !f.busy) {
+            if d.reading == Reading::Exhausted {
+                break;
             }
             let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
-            d.retry.reset();
             if keys.is_empty() {
                 d.reading = Reading::Exhausted;
-                continue;
+                break;
             }
             self.listed = self.listed.saturating_sub(keys.len() as u64);
             let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
-            self.send(Batch { partition, keys, xids })?;
+            flusher.take(Batch { partition, keys, xids })?;
         }
-        let Mode::Drain(d) = &self.mode else { return Ok(()) };
         if d.reading == Reading::Exhausted && d.batches.is_empty() {
             let generation = d.generation;
             // What came back unsettled is in a younger generation before this one goes.
-            self.write_journal().await?;
+            self.append_pending().await?;
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
-            if self.older.is_empty() && self.written < u64::MAX {
-                // A key that was written several times was read once.
-                self.listed = self.written;
+            // A key that was written several times was read once.
+            if let Some(written) = self.written.filter(|_| self.older.is_empty()) {
+                self.listed = written;
             }
             self.mode = Mode::Journal;
         }
         Ok(())
     }
 
-    fn send(&mut self, batch: Batch) -> Result<(), Failure> {
-        let flusher = &mut self.flushers[batch.partition];
-        flusher.busy = true;
-        flusher.batches.try_send(batch).map_err(|_| Failure::failed("a flusher died"))
-    }
-
     /// Hands ready keys to idle flushers once they have gathered for a moment.
     fn dispatch(&mut self) -> Result<(), Failure> {
-        if self.quiet.is_some() || self.job.throttle.reason().is_some() {
+        self.stuck = self.quiet || self.job.throttle.reason().is_some();
+        if self.stuck {
             return Ok(());
         }
         let due = self.urgent || self.gathering_since.is_some_and(|s| s.elapsed() >= LINGER);
@@ -598,7 +613,7 @@ impl Applier {
             let taken = self.backlog.take(partition, BATCH_KEYS);
             left |= self.backlog.ready(partition) > 0;
             let (keys, xids) = taken.into_iter().map(|(k, p)| (k, p.xid)).unzip();
-            self.send(Batch { partition, keys, xids })?;
+            self.flushers[partition].take(Batch { partition, keys, xids })?;
         }
         if due {
             self.gathering_since = left.then(Instant::now);
@@ -635,19 +650,7 @@ impl Applier {
     }
 
     fn conflict(&self, key: &Key, error: Option<Error>) -> Failure {
-        let words = error.as_ref().map_or("a unique constraint", |e| e.message.as_str());
-        let other = error.as_ref().and_then(|e| e.detail.clone()).unwrap_or_default();
-        let failure = Failure::failed(format!(
-            "row {} of {} meets another row: {words}",
-            flush::blame::name(&self.job.plan, key),
-            self.job.plan.source.name.plain()
-        ))
-        .detail(format!("{other} All other changes up to now have been flushed, so the two rows do not fit the new shape together."))
-        .hint("Correct one of the rows or the clauses; the table is as it was. Then run pgrecast abort and start again.");
-        match error {
-            Some(e) => failure.caused_by(&e),
-            None => failure,
-        }
+        flush::blame::meets(&self.job.plan, &self.job.names, key, error.as_ref())
     }
 
     fn answer_settled(&mut self) {
@@ -665,12 +668,34 @@ impl Applier {
     }
 
     async fn tick(&mut self) -> Result<(), Failure> {
+        self.let_go_of_held_keys().await?;
         self.backlog.wake();
         if !self.backlog.is_empty() {
             self.gathering_since.get_or_insert_with(Instant::now);
         }
         self.answer_settled();
         self.look_at_wal().await
+    }
+
+    /// Keys that the throttle keeps in memory hold the slot back, and that may be the very reason of the pause: in the
+    /// journal table they do not.
+    async fn let_go_of_held_keys(&mut self) -> Result<(), Failure> {
+        let held = matches!(self.mode, Mode::Live)
+            && !self.quiet
+            && !self.backlog.is_empty()
+            && self.job.throttle.reason().is_some();
+        if !held {
+            self.held_since = None;
+            return Ok(());
+        }
+        match self.held_since {
+            Some(since) if since.elapsed() > HELD_MOST => self.back_to_table().await,
+            Some(_) => Ok(()),
+            None => {
+                self.held_since = Some(Instant::now());
+                Ok(())
+            }
+        }
     }
 
     /// What of the stream is journaled or flushed, as far as this task knows.

@@ -67,7 +67,7 @@ pub struct View {
 enum Command {
     CatchUp,
     Settle(oneshot::Sender<()>),
-    Urgent(bool),
+    Hurry,
     Quiesce(oneshot::Sender<()>),
     Drain(oneshot::Sender<Option<Vec<Key>>>),
     GoOn,
@@ -145,9 +145,9 @@ impl Follower {
         self.ask(Command::Settle).await
     }
 
-    /// Flushes at once what would otherwise be gathered for a moment.
-    pub async fn urgent(&self, on: bool) -> Result<(), Failure> {
-        self.tell(Command::Urgent(on)).await
+    /// Flushes at once, until [`Follower::go_on`], what would otherwise be gathered for a moment.
+    pub async fn hurry(&self) -> Result<(), Failure> {
+        self.tell(Command::Hurry).await
     }
 
     /// Returns once no flusher is at work; none will be until [`Follower::go_on`]. The stream is received all the same.

@@ -136,7 +136,13 @@ async fn pump(
     retry: &mut Retry,
 ) -> Result<(), Broken> {
     let reader = KeyReader::new(source.plan.source.oid, source.plan.key_names());
-    let mut intake = Intake { assembler: Assembler::new(reader, PART_KEYS), held: Vec::new(), counted: 0, keys: 0, received: Lsn::ZERO };
+    let mut intake = Intake {
+        assembler: Assembler::new(reader, PART_KEYS),
+        held: Vec::new(),
+        counted: 0,
+        keys: 0,
+        received: Lsn::ZERO,
+    };
     let mut status = tokio::time::interval(STATUS_EVERY);
     loop {
         tokio::select! {

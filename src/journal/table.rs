@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 
-use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::plan::types::{Names, Plan, SCHEMA};
 use crate::stream::Key;
@@ -101,7 +100,8 @@ fn escape(value: &str, out: &mut Vec<u8>) {
 /// manual, "WITH HOLD").
 pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> Result<(), Error> {
     let names_list = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>();
-    let texts = names_list.iter().map(|n| format!("{n}::text")).collect::<Vec<_>>().join(", ");
+    // By the type's output function, as the stream spells keys: a cast to text differs for boolean, inet and char(n).
+    let texts = names_list.iter().map(|n| format!("concat({n})")).collect::<Vec<_>>().join(", ");
     let keys = names_list.join(", ");
     let sql = format!(
         "BEGIN; DECLARE {CURSOR} CURSOR WITH HOLD FOR SELECT {texts}, max(pgrecast_xid)::text FROM {} GROUP BY {keys} ORDER BY {keys}; COMMIT",
@@ -111,15 +111,16 @@ pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> R
 }
 
 /// The next keys of the open generation.
-pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Failure> {
-    let rows = conn.simple("read journal", &format!("FETCH {count} FROM {CURSOR}")).await?;
+pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Error> {
+    const NAME: &str = "read journal";
+    let rows = conn.simple(NAME, &format!("FETCH {count} FROM {CURSOR}")).await?;
     rows.into_iter()
         .map(|mut row| {
             let xid = row.pop().flatten().and_then(|x| x.parse().ok());
             let columns: Option<Vec<&str>> = row.iter().map(Option::as_deref).collect();
             xid.zip(columns.and_then(Key::new))
                 .map(|(xid, key)| (key, xid))
-                .ok_or_else(|| Failure::failed("the journal holds a row without a key"))
+                .ok_or_else(|| Error::client(NAME, "the journal holds a row without a key"))
         })
         .collect()
 }

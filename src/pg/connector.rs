@@ -129,6 +129,11 @@ impl Connector {
             }
             pin(name, value);
         }
+        // PostgreSQL 17 and later.
+        sql.push_str(
+            "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout';\n",
+        );
+        let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
         pin("lock_timeout", &format!("{}ms", self.lock_timeout.as_millis()));
         match role {
             Role::Planner | Role::Control | Role::Monitor | Role::Cutover | Role::Journal => {}
@@ -139,9 +144,13 @@ impl Connector {
             }
             Role::Indexer => pin("synchronous_commit", "off"),
             Role::Flusher => pin("synchronous_commit", "off"),
-            Role::Verifier => pin("enable_seqscan", "off"),
+            Role::Verifier => {
+                pin("max_parallel_workers_per_gather", "0");
+                // A chunk's groups stay in memory: a million of them at most.
+                pin("work_mem", "96MB");
+            }
         }
-        if matches!(role, Role::Flusher | Role::Cutover) {
+        if matches!(role, Role::Flusher | Role::Cutover | Role::Verifier) {
             // A few keys against a large table: an index look-up each, whatever the statistics of the moment say.
             for node in ["enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_material"] {
                 pin(node, "off");

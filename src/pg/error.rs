@@ -137,7 +137,7 @@ impl Error {
 /// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`, `idle_session_timeout` and class 08 end the session.
 fn is_shutdown(state: &SqlState) -> bool {
     let code = state.code();
-    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
+    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
 }
 
 impl fmt::Display for Error {

@@ -154,7 +154,7 @@ fn is_canonical(column: &Column) -> bool {
 pub fn arbiter<'a>(target: &'a Shape, key: &[KeyColumn]) -> Option<&'a Index> {
     target.indexes.iter().find(|i| {
         i.unique
-            && i.immediate
+            && (i.immediate || i.is_deferred_to_swap())
             && !i.partial
             && i.column_names()
                 .is_some_and(|names| names.len() == key.len() && key.iter().all(|k| names.contains(&k.target)))

@@ -56,7 +56,10 @@ pub enum Volatility {
 /// Exit 3 with the server's words where it refuses a clause.
 pub async fn model(conn: &Conn, source: &Shape, clauses: &Clauses, version: u32) -> Result<Modelled, Failure> {
     conn.batch("begin model", "BEGIN").await?;
-    let made = Model { conn, source, version }.make(clauses).await;
+    let made = match Manner::read(conn).await {
+        Ok(own) => Model { conn, source, version, own }.make(clauses).await,
+        Err(failure) => Err(failure),
+    };
     conn.batch("discard model", "ROLLBACK").await?;
     made
 }
@@ -65,6 +68,39 @@ struct Model<'a> {
     conn: &'a Conn,
     source: &'a Shape,
     version: u32,
+    own: Manner,
+}
+
+/// How a session reads names and writes values.
+struct Manner {
+    search_path: String,
+    date_style: String,
+    interval_style: String,
+}
+
+impl Manner {
+    /// The session's.
+    async fn read(conn: &Conn) -> Result<Manner, Failure> {
+        let sql = "SELECT current_setting('search_path'), current_setting('DateStyle'), current_setting('IntervalStyle')";
+        let mut row = conn.simple("read manner", sql).await?.into_iter().next().unwrap_or_default().into_iter();
+        let mut next = || row.next().flatten().unwrap_or_default();
+        Ok(Manner { search_path: next(), date_style: next(), interval_style: next() })
+    }
+
+    /// That of every other session of ours, in which what is read here will be run.
+    fn pinned() -> Manner {
+        let text = str::to_owned;
+        Manner { search_path: text(""), date_style: text("ISO, MDY"), interval_style: text("postgres") }
+    }
+
+    fn sql(&self) -> String {
+        format!(
+            "SELECT set_config('search_path', {}, true), set_config('DateStyle', {}, true), set_config('IntervalStyle', {}, true)",
+            Literal(&self.search_path),
+            Literal(&self.date_style),
+            Literal(&self.interval_style)
+        )
+    }
 }
 
 impl Model<'_> {
@@ -77,20 +113,24 @@ impl Model<'_> {
         let table = self.table();
         let mut sql = vec![ddl::create_table(self.source, &self.source.name, Purpose::Model, &[], self.version)];
         sql.extend(ddl::column_settings(self.source, &table));
+        sql.extend(ddl::unvalidated_checks(self.source, &table));
         sql.extend(ddl::comments(self.source, &table));
         for index in &self.source.indexes {
-            sql.push(ddl::index_tablespace(index));
             sql.extend(ddl::build_index(index, &table, &index.name));
-            sql.extend(ddl::attach_index(index, &table, &QualifiedName::new("pg_temp", &index.name)));
+            let name = QualifiedName::new("pg_temp", &index.name);
+            sql.extend(ddl::attach_index(index, &table, &name));
+            // Indexes of temporary tables follow temp_tablespaces instead.
+            if let Some(tablespace) = &index.tablespace {
+                sql.push(format!("ALTER INDEX {name} SET TABLESPACE {}", Ident(tablespace)));
+            }
         }
-        sql.push("SET LOCAL default_tablespace = ''".to_owned());
-        let own_path = self.own_path().await?;
-        self.conn.batch("create model", &format!("SET LOCAL search_path = '';\n{}", sql.join(";\n"))).await?;
-        self.use_path(&own_path).await
+        self.manner(&Manner::pinned()).await?;
+        self.conn.batch("create model", &sql.join(";\n")).await?;
+        self.manner(&self.own).await
     }
 
-    async fn own_path(&self) -> Result<String, Failure> {
-        Ok(self.conn.scalar("read search_path", "SELECT current_setting('search_path')").await?.unwrap_or_default())
+    async fn manner(&self, manner: &Manner) -> Result<(), Failure> {
+        Ok(self.conn.batch("set manner", &manner.sql()).await?)
     }
 
     async fn use_path(&self, path: &str) -> Result<(), Failure> {
@@ -100,11 +140,10 @@ impl Model<'_> {
 
     /// Reads the copy's shape with everything qualified.
     async fn read(&self) -> Result<Shape, Failure> {
-        let own_path = self.own_path().await?;
         let oid = self.oid().await?;
-        self.use_path("").await?;
+        self.manner(&Manner::pinned()).await?;
         let shape = read::shape(self.conn, oid).await?;
-        self.use_path(&own_path).await?;
+        self.manner(&self.own).await?;
         Ok(shape)
     }
 
@@ -199,8 +238,11 @@ impl Model<'_> {
         if column.sequence.is_some() || self.is_volatile(default).await? {
             return Ok(Value::OwnDefault);
         }
+        // Written as every other session of ours will read it.
+        self.manner(&Manner::pinned()).await?;
         let value =
             self.conn.scalar("evaluate default", &format!("SELECT ({default})::{}::text", column.type_sql)).await?;
+        self.manner(&self.own).await?;
         let literal = value.map_or_else(|| "NULL".to_owned(), |v| Literal(&v).to_string());
         Ok(Value::Constant { literal: format!("{literal}::{}", column.type_sql) })
     }
@@ -320,16 +362,15 @@ impl Model<'_> {
 
     /// The probe's expression, fully qualified, and the columns it reads; the probe is dropped.
     async fn read_check(&self, probe: &str) -> Result<(String, Option<Vec<String>>), Failure> {
-        let own_path = self.own_path().await?;
         let oid = self.oid().await?;
-        self.use_path("").await?;
+        self.manner(&Manner::pinned()).await?;
         let sql = format!(
             "SELECT pg_catalog.pg_get_expr(conbin, conrelid), array_to_string(conkey, ',') \
              FROM pg_catalog.pg_constraint WHERE conrelid = {oid} AND conname = {}",
             Literal(probe)
         );
         let rows = self.conn.simple("deparse expression", &sql).await?;
-        self.use_path(&own_path).await?;
+        self.manner(&self.own).await?;
         self.conn.batch("drop probe", &format!("ALTER TABLE {} DROP CONSTRAINT {probe}", self.table())).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let text = row.first().cloned().flatten().unwrap_or_default();
@@ -343,26 +384,62 @@ impl Model<'_> {
     }
 
     async fn volatility(&self, expression: &str) -> Result<Volatility, Failure> {
-        // An index predicate must be immutable (CREATE INDEX, PostgreSQL manual).
-        let sql = format!("SAVEPOINT probe; CREATE INDEX ON {} ((1)) WHERE num_nulls({expression}) >= 0", self.table());
-        let immutable = match self.conn.batch("probe volatility", &sql).await {
+        let immutable = match self.try_as_predicate("", &self.table(), expression).await? {
             Ok(()) => true,
             Err(e) if e.is(&SqlState::INVALID_OBJECT_DEFINITION) => false,
             Err(e) => return Err(e.into()),
         };
-        self.conn.batch("undo probe", "ROLLBACK TO SAVEPOINT probe; RELEASE SAVEPOINT probe").await?;
         if immutable {
             return Ok(Volatility::Immutable);
         }
         if reads_the_clock(expression) || self.is_volatile(expression).await? {
             return Ok(Volatility::Volatile);
         }
+        if self.is_immutable_but_for_enums(expression).await? {
+            return Ok(Volatility::Immutable);
+        }
         Ok(Volatility::Stable)
+    }
+
+    /// Whether the server takes an expression as an index predicate, which must be immutable (CREATE INDEX, PostgreSQL
+    /// manual).
+    async fn try_as_predicate(
+        &self,
+        before: &str,
+        table: &str,
+        expression: &str,
+    ) -> Result<Result<(), crate::pg::Error>, Failure> {
+        let sql = format!(
+            "SAVEPOINT probe; {before}CREATE INDEX ON {table} ((1)) WHERE pg_catalog.num_nulls({expression}) >= 0"
+        );
+        let taken = self.conn.batch("probe volatility", &sql).await;
+        self.conn.batch("undo probe", "ROLLBACK TO SAVEPOINT probe; RELEASE SAVEPOINT probe").await?;
+        Ok(taken)
+    }
+
+    /// A cast between an enum and text counts as stable, for a label can be renamed; no session setting changes it. So
+    /// the expression is tried once more with text in place of every enum.
+    async fn is_immutable_but_for_enums(&self, expression: &str) -> Result<bool, Failure> {
+        let sql = "SELECT quote_ident(n.nspname) || '.' || quote_ident(t.typname) FROM pg_catalog.pg_type t \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype = 'e'";
+        let rows = self.conn.simple("find enums", sql).await?;
+        let enums: Vec<String> = rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect();
+        if enums.is_empty() {
+            return Ok(false);
+        }
+        let columns: Vec<String> = self
+            .source
+            .columns
+            .iter()
+            .map(|c| format!("{} AS {}", enums_as_text(&format!("NULL::{}", c.type_sql), &enums), Ident(&c.name)))
+            .collect();
+        let plain = format!("CREATE TEMPORARY TABLE {PROBE} AS SELECT {};", columns.join(", "));
+        let tried = self.try_as_predicate(&plain, PROBE, &enums_as_text(expression, &enums)).await?;
+        Ok(tried.is_ok())
     }
 
     /// Equality over each column that has one: `=`, or the operator with its schema.
     async fn equalities(&self, shape: &Shape) -> Result<Vec<(String, String)>, Failure> {
-        let own_path = self.own_path().await?;
         let mut found = Vec::new();
         for column in &shape.columns {
             let schema = self
@@ -390,7 +467,7 @@ impl Model<'_> {
                 found.push((column.name.clone(), operator_of(&text)));
             }
             self.conn.batch("release", "ROLLBACK TO SAVEPOINT equality; RELEASE SAVEPOINT equality").await?;
-            self.use_path(&own_path).await?;
+            self.manner(&self.own).await?;
         }
         Ok(found)
     }
@@ -404,6 +481,23 @@ fn operator_of(text: &str) -> String {
     text.find("OPERATOR(")
         .and_then(|start| text[start..].find(')').map(|end| text[start..=start + end].to_owned()))
         .unwrap_or_else(|| "=".to_owned())
+}
+
+/// `::text` for each cast to one of these types.
+fn enums_as_text(expression: &str, enums: &[String]) -> String {
+    let within = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    let mut text = expression.to_owned();
+    for name in enums {
+        let cast = format!("::{name}");
+        let mut parts = text.split(&cast);
+        let mut made = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            made.push_str(if part.starts_with(within) { &cast } else { "::text" });
+            made.push_str(part);
+        }
+        text = made;
+    }
+    text
 }
 
 /// Whether an expression reads the clock or the session, which the server calls stable but no setting can pin.
@@ -431,6 +525,15 @@ mod tests {
     fn an_operator_outside_pg_catalog_keeps_its_schema() {
         assert_eq!(operator_of("(a OPERATOR(public.=) a)"), "OPERATOR(public.=)");
         assert_eq!(operator_of("((a)::text = (a)::text)"), "=");
+    }
+
+    #[test]
+    fn casts_to_an_enum_become_casts_to_text() {
+        let enums = ["app.mood".to_owned(), "app.\"M\"".to_owned()];
+        assert_eq!(
+            enums_as_text("(a::app.mood)::text || b::app.mood[] || c::app.mood2 || d::app.\"M\"", &enums),
+            "(a::text)::text || b::text[] || c::app.mood2 || d::text"
+        );
     }
 
     #[test]

@@ -209,6 +209,12 @@ impl Index {
         self.constraint.as_ref().is_some_and(|c| c.kind == ConstraintKind::Primary)
     }
 
+    /// Whether its constraint is added at the swap only: ON CONFLICT takes no deferrable constraint, not even beside an
+    /// index that would do (INSERT, PostgreSQL manual), so until then the index is an ordinary unique one.
+    pub fn is_deferred_to_swap(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|c| c.deferrable && c.kind != ConstraintKind::Exclusion)
+    }
+
     /// Its key columns where none is an expression.
     pub fn column_names(&self) -> Option<Vec<String>> {
         self.keys.iter().cloned().collect()

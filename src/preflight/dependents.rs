@@ -25,7 +25,12 @@ ties AS (
     WHERE g.tgrelid = me.oid AND NOT g.tgisinternal),
 named AS (
     SELECT DISTINCT t.classid, t.objid,
-        pg_catalog.pg_describe_object(t.classid, t.objid, 0) AS description,
+        -- A view is tied by its rule, which has a name that nobody gave it.
+        coalesce((SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, w.ev_class, 0)
+                  FROM pg_catalog.pg_rewrite w, pg_catalog.pg_class v
+                  WHERE t.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = t.objid
+                    AND v.oid = w.ev_class AND v.relkind IN ('v', 'm')),
+                 pg_catalog.pg_describe_object(t.classid, t.objid, t.objsubid)) AS description,
         CASE t.classid
             WHEN 'pg_catalog.pg_rewrite'::regclass THEN
                 CASE WHEN (SELECT w.ev_class FROM pg_catalog.pg_rewrite w WHERE w.oid = t.objid) = me.oid THEN 'rule' ELSE 'view' END
@@ -68,6 +73,9 @@ loose AS (
     SELECT 'temporal key', 'constraint ' || quote_ident(k.conname) FROM pg_catalog.pg_constraint k, me
     WHERE k.conrelid = me.oid AND pg_catalog.pg_get_constraintdef(k.oid) LIKE '%WITHOUT OVERLAPS)%'
     UNION ALL
+    SELECT 'not null', 'constraint ' || quote_ident(k.conname) || ' (NOT NULL NOT VALID)' FROM pg_catalog.pg_constraint k, me
+    WHERE k.conrelid = me.oid AND k.contype = 'n' AND NOT k.convalidated
+    UNION ALL
     SELECT 'extension membership', 'extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid, me
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = me.oid AND d.deptype = 'e')
@@ -81,7 +89,7 @@ struct Dependent {
     description: String,
 }
 
-pub(super) async fn findings(conn: &Conn, oid: u32, _version: u32) -> Result<Vec<Finding>, Failure> {
+pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Failure> {
     let rows = conn.simple("find dependents", &DEPENDENTS.replace("$1", &oid.to_string())).await?;
     let mut found = Vec::new();
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
@@ -108,6 +116,7 @@ fn hint(kind: &str) -> &'static str {
         "extended statistics" => "Drop the statistics object and create it again afterwards.",
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "function" => "Drop the function and create it again afterwards.",
+        "not null" => "Validate it first: ALTER TABLE … VALIDATE CONSTRAINT.",
         "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",
         "security label" => "This version does not carry security labels.",
         "extension membership" => "A table of an extension cannot be replaced.",

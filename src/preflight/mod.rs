@@ -33,7 +33,7 @@ pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Find
     let mut findings = server::findings(conn, facts).await?;
     let on_table = table::findings(conn, facts, oid).await?;
     findings.extend(on_table);
-    findings.extend(dependents::findings(conn, oid, facts.version).await?);
+    findings.extend(dependents::findings(conn, oid).await?);
     Ok(findings)
 }
 

@@ -29,6 +29,11 @@ pub struct ServerFacts {
     senders_free: i64,
     senders_max: i64,
     create_on_database: bool,
+    temporary: bool,
+    /// Whether it sees what sessions of other roles do (`pg_read_all_stats`).
+    pub sees_all: bool,
+    /// Whether a standby streams from the server.
+    pub has_standby: bool,
     schema_usable: Option<bool>,
     /// `deadlock_timeout` in milliseconds.
     pub deadlock_timeout_ms: u64,
@@ -36,7 +41,7 @@ pub struct ServerFacts {
 
 const FACTS: &str = "
 SELECT json_build_object(
-    'version', current_setting('server_version_num')::int, 'version_text', current_setting('server_version'),
+    'version', current_setting('server_version_num')::int, 'version_text', split_part(current_setting('server_version'), ' ', 1),
     'database', current_database(), 'database_oid', (SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = current_database()),
     'role', current_user, 'superuser', r.rolsuper, 'replication', r.rolreplication,
     'in_recovery', pg_catalog.pg_is_in_recovery(), 'wal_level', current_setting('wal_level'),
@@ -45,6 +50,10 @@ SELECT json_build_object(
     'senders_max', current_setting('max_wal_senders')::int,
     'senders_free', current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_catalog.pg_stat_replication),
     'create_on_database', has_database_privilege(current_database(), 'CREATE'),
+    'sees_all', pg_has_role('pg_read_all_stats', 'USAGE'),
+    'has_standby', EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication s WHERE s.pid NOT IN (SELECT active_pid
+        FROM pg_catalog.pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL)),
+    'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
     'schema_usable', (SELECT has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE')
         FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgrecast'),
     'deadlock_timeout_ms', (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'))
@@ -100,6 +109,12 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
                 plain_ident(&f.database)
             ),
             format!("GRANT CREATE ON DATABASE {} TO {}.", plain_ident(&f.database), plain_ident(&f.role)),
+        ));
+    }
+    if !f.temporary {
+        found.push(Finding::new(
+            format!("role {} may not create temporary tables in database {}", plain_ident(&f.role), plain_ident(&f.database)),
+            format!("GRANT TEMPORARY ON DATABASE {} TO {}: the clauses are tried on an empty one.", plain_ident(&f.database), plain_ident(&f.role)),
         ));
     }
     if f.schema_usable == Some(false) {

@@ -23,7 +23,7 @@ pub use failure::render_failure;
 pub use file::{CutoverFigures, PhaseSeconds, Report, Summary, ThrottledSeconds, VerifyFigures, peak_rss_bytes};
 pub use json::Json;
 pub use lines::Lines;
-pub use reporter::Reporter;
+pub use reporter::{Reporter, on_stdout};
 pub use table::{MigrationRow, migrations};
 pub use terminal::Terminal;
 pub use view::View;

@@ -55,14 +55,9 @@ struct Shared {
 }
 
 impl Reporter {
-    /// Standard output in that format: a live terminal where it is one, plain lines where not.
+    /// Standard output in that format.
     pub fn stdout(format: Format) -> io::Result<Self> {
-        let view: Box<dyn View> = match format {
-            Format::Json => Box::new(Json::new(Box::new(io::stdout()))),
-            Format::Text if io::stdout().is_terminal() => Box::new(Terminal::stdout()),
-            Format::Text => Box::new(Lines::new(Box::new(io::stdout()))),
-        };
-        Self::new(view, Timestamp::now)
+        Self::new(on_stdout(format), Timestamp::now)
     }
 
     /// That view, with times from that clock. An error is the system's, where it has no thread to give.
@@ -99,6 +94,15 @@ impl Reporter {
         let _ = self.shared.milestones.send(None);
         let answer = self.shared.ended.recv_timeout(deadline);
         matches!(answer, Err(crossbeam_channel::RecvTimeoutError::Disconnected))
+    }
+}
+
+/// Standard output in that format: a live terminal where it is one, plain lines where not.
+pub fn on_stdout(format: Format) -> Box<dyn View> {
+    match format {
+        Format::Json => Box::new(Json::new(Box::new(io::stdout()))),
+        Format::Text if io::stdout().is_terminal() => Box::new(Terminal::stdout()),
+        Format::Text => Box::new(Lines::new(Box::new(io::stdout()))),
     }
 }
 

@@ -108,13 +108,14 @@ impl View for Terminal {
                 }
             }
             // these last a while and end by themselves: the next progress overwrites them
-            Event::Throttled { .. } | Event::Unthrottled | Event::Waiting { .. } => self.message(event),
+            Event::Throttled { .. } | Event::Unthrottled | Event::Waiting { .. } | Event::IndexBegan { .. } => {
+                self.message(event);
+            }
             Event::PhaseEnded { .. } | Event::Finished { .. } => {
                 self.clear();
                 self.print(event);
             }
             Event::Started { .. }
-            | Event::IndexBegan { .. }
             | Event::IndexEnded { .. }
             | Event::CutoverAttempt { .. }
             | Event::Notice { .. }

@@ -56,7 +56,7 @@ pub(super) fn done(progress: &Progress) -> String {
 pub(super) fn pace(progress: &Progress) -> String {
     listed([
         progress.throttle.as_ref().map(|reason| format!("throttled: {reason}")),
-        progress.rate_rows.filter(|rate| *rate >= 0.0).map(|rate| format!("{} rows/s", count(rate as u64))),
+        progress.rate_rows.filter(|rate| *rate >= 1.0).map(|rate| format!("{} rows/s", count(rate as u64))),
         progress.eta_seconds.map(|left| format!("{} left", seconds(left))),
         progress.backlog_keys.map(|keys| format!("backlog {}", counted(keys, "key"))),
         lag(progress.lag_bytes, progress.lag_seconds),

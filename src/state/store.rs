@@ -34,11 +34,11 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     blocks int8,
     copy_over boolean NOT NULL DEFAULT false,
     cutover_released boolean NOT NULL DEFAULT false,
-    verify jsonb,
     old_table text,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE UNIQUE INDEX IF NOT EXISTS migration_in_progress ON pgrecast.migration (source_oid) WHERE phase <> 'complete';
 CREATE TABLE IF NOT EXISTS pgrecast.chunk (
     migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
     first_block int8 NOT NULL,
@@ -141,7 +141,13 @@ impl Store {
                  VALUES ($1, $2, $3, $4::text::jsonb, $5::text::jsonb, $6::text::jsonb, 'prepare') RETURNING id",
                 &[&LAYOUT, &new.source_oid, &new.source, &request, &options, &plan],
             )
-            .await?;
+            .await
+            .map_err(|e| match e.constraint.as_deref() {
+                Some("migration_in_progress") => {
+                    Failure::new(Exit::Busy, format!("another runner has just begun to migrate {}", new.source)).caused_by(&e)
+                }
+                _ => e.into(),
+            })?;
         let id: i32 =
             rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))?;
         self.conn.batch("commit register", "COMMIT").await?;

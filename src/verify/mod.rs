@@ -1,8 +1,216 @@
-//! stub
-/// p
+//! Compares source and shadow while both keep changing, without a snapshot that lasts.
+//!
+//! Both tables are read block range by block range, each range in a short transaction of its own, into a count and an
+//! exclusive or of row digests for every bucket of key hashes ([`digest`]). Buckets that agree are done with. The rest
+//! holds real differences and rows that changed between the two readings; where that is much, its rows are divided
+//! anew, by other bits of the key hash. What is left is read once more, row by row ([`drill`]), and the keys found that
+//! way are compared one by one, each pair in one snapshot ([`recheck`]). A difference counts only if the change stream
+//! brought nothing of its key from before the comparison until after it.
+//!
+//! So a row that nobody touches is compared in any case; one that changes meanwhile is compared as it was when it was
+//! read, or when its key was looked up, and every later change of it is the stream's.
+
+mod buckets;
+mod digest;
+mod drill;
+mod hash;
+mod pass;
+mod recheck;
+pub mod statements;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::copy::lock_source;
+use crate::drift;
+use crate::error::Failure;
+use crate::pg::{Connector, Error, Literal, QualifiedName, Role};
+use crate::plan::types::Plan;
+use crate::retry::Retry;
+use crate::stream::Key;
+use crate::throttle::Throttle;
+use recheck::Recheck;
+use statements::Statements;
+
+/// Differences that are kept to be shown.
+pub const DIFFERENCES_KEPT: usize = 100;
+
+/// Differences after which no more are looked for: a verdict of so many means "at least".
+pub const DIFFERENCES_COUNTED: u64 = 10_000;
+
+/// Rows of differing buckets that are taken apart at a time: some 20 MiB of hashes.
+const SLICE_ROWS: u64 = 1 << 19;
+
+/// How often rows are divided into buckets: so many times 20 bits are in a key hash.
+const LEVELS: usize = 3;
+
+/// The share of differing buckets from which dividing once more would tell little.
+const HOPELESS_SHARE: f64 = 0.75;
+
+/// What keeps the shadow in step with the source, as far as the verification must know.
+pub trait InStep: Send + Sync {
+    /// From now on remembers which of these source keys the stream brings; earlier ones are forgotten.
+    ///
+    /// # Errors
+    /// The stream's own.
+    fn watch(&self, keys: Vec<Key>) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Returns when every change that was committed before the call has been received and flushed.
+    ///
+    /// # Errors
+    /// The stream's own.
+    fn settle(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The watched keys that the stream has brought since [`InStep::watch`]; TRUNCATE brings every key.
+    ///
+    /// # Errors
+    /// The stream's own.
+    fn touched(&self) -> impl Future<Output = Result<HashSet<Key>, Failure>> + Send;
+}
+
+/// What the verification needs.
+pub struct Job {
+    /// Connections.
+    pub connector: Connector,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The table to compare with the source.
+    pub shadow: QualifiedName,
+    /// Block ranges read at a time.
+    pub jobs: u32,
+    /// What holds the workers back.
+    pub throttle: Throttle,
+}
+
+/// How far the verification is; shared with whoever shows it.
 #[derive(Debug, Default)]
-pub struct Progress {}
-impl Progress {
-    /// r
-    pub fn rows(&self) -> (u64, u64) { (0, 0) }
+pub struct Progress {
+    /// Source rows compared.
+    pub rows: AtomicU64,
+    /// Blocks read, of both tables.
+    pub blocks: AtomicU64,
+    /// Blocks to read, as far as is known: each further reading adds its own.
+    pub total_blocks: AtomicU64,
+    /// Keys compared one by one.
+    pub rechecked: AtomicU64,
+}
+
+/// What the comparison found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Source rows compared.
+    pub rows_compared: u64,
+    /// Keys compared one by one.
+    pub rechecked: u64,
+    /// The first [`DIFFERENCES_KEPT`] differences.
+    pub differences: Vec<Difference>,
+    /// All differences; from [`DIFFERENCES_COUNTED`] on there may be more.
+    pub difference_count: u64,
+}
+
+/// A row that is not the same on both sides, for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// In what way.
+    pub kind: Kind,
+    /// Its key: `column = value, …`, in the source's columns where the source has such a key.
+    pub key: String,
+    /// Names of the target columns that differ.
+    pub columns: Vec<String>,
+}
+
+/// The ways in which a row can differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The shadow does not have it.
+    Missing,
+    /// The source does not have it, or the shadow has it more than once.
+    Extra,
+    /// Both have it, with other values.
+    Different,
+}
+
+/// The job, and what is found out once.
+struct Site {
+    job: Job,
+    progress: Arc<Progress>,
+    statements: Statements,
+    /// Begins a transaction and reads the source's fingerprint.
+    begin: String,
+    /// The fingerprint's columns.
+    columns: String,
+}
+
+/// Compares the two tables.
+///
+/// # Errors
+/// The server's, where trying again does not help; drift of the source; the stream's. Differences are no error.
+pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> Result<Verdict, Failure> {
+    let (site, rows) = Site::open(job, progress).await?;
+    let bits = buckets::bits(rows);
+    let mut recheck = Recheck::new(&site, in_step);
+    let mut within: Vec<Vec<u8>> = Vec::new();
+    let suspects = loop {
+        let suspects = digest::run(&site, bits, &within).await?;
+        tracing::debug!(level = within.len(), bits, rows = suspects.rows(), share = suspects.share(), "buckets differ");
+        let is_small = suspects.rows() <= SLICE_ROWS || suspects.share() > HOPELESS_SHARE;
+        if is_small || within.len() + 1 == LEVELS {
+            break suspects;
+        }
+        within.push(suspects.bitmap());
+    };
+    for slice in suspects.slices(SLICE_ROWS) {
+        within.push(slice.bitmap());
+        recheck.run(drill::candidates(&site, bits, &within).await?).await?;
+        within.pop();
+        if recheck.is_enough() {
+            break;
+        }
+    }
+    let rows_compared = site.progress.rows.load(Ordering::Relaxed);
+    Ok(Verdict { rows_compared, ..recheck.into_verdict() })
+}
+
+impl Site {
+    /// Also says how many rows the source is thought to have.
+    async fn open(job: Job, progress: Arc<Progress>) -> Result<(Site, u64), Failure> {
+        let statements = Statements::new(&job.plan, &job.shadow)?;
+        let source = &job.plan.source;
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; {}",
+            lock_source(&source.name),
+            drift::sql(source)
+        );
+        let mut retry = Retry::new();
+        let (columns, rows) = loop {
+            match look(&job).await {
+                Ok(seen) => break seen,
+                Err(e) => retry.after(e).await?,
+            }
+        };
+        Ok((Site { begin, columns, statements, job, progress }, rows))
+    }
+
+    fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.job.plan.key.columns.iter().map(|k| k.source.as_str())
+    }
+
+    fn target_key_names(&self) -> impl Iterator<Item = &str> {
+        self.job.plan.key.columns.iter().map(|k| k.target.as_str())
+    }
+}
+
+/// The source's columns, and its rows by the planner's reckoning, which a table never analysed has by its size.
+async fn look(job: &Job) -> Result<(String, u64), Error> {
+    let conn = job.connector.open(Role::Verifier).await?;
+    let source = &job.plan.source;
+    let columns = drift::read(&conn, source).await?.columns;
+    let name = Literal(&source.name.to_string()).to_string();
+    let sql = format!(
+        "SELECT CASE WHEN reltuples > 0 THEN reltuples ELSE pg_catalog.pg_relation_size(oid) / 100 END::int8::text \
+         FROM pg_catalog.pg_class WHERE oid = {name}::regclass"
+    );
+    let rows = conn.scalar("estimate rows", &sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok((columns, rows))
 }

@@ -73,7 +73,10 @@ fn keys_of_other_types_are_followed() {
             shape.table
         ));
         let load = Load::start(&db, &shape, &Options::paced(11));
-        let running = command(&db, &["alter", &shape.table, r#"ADD COLUMN "Ex tra" int DEFAULT 7, ALTER v SET STORAGE EXTERNAL"#]);
+        let running = command(
+            &db,
+            &["alter", &shape.table, r#"ADD COLUMN "Ex tra" int DEFAULT 7, ALTER v SET STORAGE EXTERNAL"#],
+        );
         assert_migrated(&db, &shape, load, running);
     }
 }

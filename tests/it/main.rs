@@ -2,8 +2,10 @@
 
 mod bounds;
 mod cutover;
+mod demo;
 mod ground;
 mod harness;
 mod load;
 mod resume;
+mod scenarios;
 mod visibility;

@@ -12,7 +12,7 @@ mod wait;
 pub use db::{Db, Session};
 pub use dump::dump;
 pub use leftovers::{assert_nothing_left, leftovers};
-pub use program::{Running, pgrecast, spawn};
+pub use program::{Output, Running, pgrecast, spawn};
 pub use servers::{own_server, server, test_bin};
 pub use wait::wait_for;
 

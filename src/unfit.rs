@@ -1,0 +1,95 @@
+//! Words for a row that the new shape cannot hold: its key, the value, the expression, all under the names that the
+//! user knows.
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::Failure;
+use crate::pg::{Conn, Error, Ident, Literal};
+use crate::plan::types::{Names, Plan, Value};
+
+/// What helps against every one of them.
+const HINT: &str = "The table is as it was. Correct the row and run the same command again to go on, or give up with pgrecast abort.";
+
+/// A row of the source that `cause` was raised for.
+pub struct Unfit<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The migration's names.
+    pub names: &'a Names,
+    /// A condition over the source, under [`Plan::alias`], that only this row meets.
+    pub row: String,
+    /// Its key as people read it: `column = value, …`.
+    pub key: String,
+    /// What is to be said of it between commas, if anything.
+    pub aside: &'static str,
+    /// What the server said.
+    pub cause: &'a Error,
+}
+
+impl Unfit<'_> {
+    /// The failure. A transaction must be open on `conn`; nothing in it is kept.
+    ///
+    /// # Errors
+    /// What goes wrong in asking; a conversion that fails again is the answer, not an error.
+    pub async fn describe(&self, conn: &Conn) -> Result<Failure, Failure> {
+        let row = format!("row {} of {}{}", self.key, self.plan.source.name.plain(), self.aside);
+        let said = with_final_names(self.plan, self.names, &self.cause.message);
+        if let Some(detail) = self.conversion(conn).await? {
+            let failure = Failure::failed(format!("{row} cannot be converted: {said}")).detail(detail);
+            return Ok(failure.hint(HINT).caused_by(self.cause));
+        }
+        let failure = Failure::failed(format!("{row} does not fit the new shape: {said}"));
+        Ok(failure.hint(HINT).caused_by(self.cause))
+    }
+
+    /// The column, its value and the expression, where a conversion is what fails.
+    async fn conversion(&self, conn: &Conn) -> Result<Option<String>, Failure> {
+        if self.cause.is(&SqlState::NOT_NULL_VIOLATION) || self.cause.is(&SqlState::CHECK_VIOLATION) {
+            return Ok(None);
+        }
+        let at = format!("FROM {} WHERE {}", self.plan.source_from(), self.row);
+        let conversions = || self.plan.columns.iter().filter(|c| matches!(c.value, Value::Converted { .. }));
+        let only = conversions().count() == 1;
+        for column in conversions() {
+            let (Some(expression), Some(target)) = (column.expression(), self.plan.target.column(&column.name)) else {
+                continue;
+            };
+            let evaluate = format!("SELECT CAST({expression} AS {}) {at}", target.type_sql);
+            if fails(conn, &evaluate).await?.is_none() && self.cause.column.is_none() && !only {
+                continue;
+            }
+            let source = column.source.as_deref().unwrap_or(&column.name);
+            let value = conn.scalar("read value", &format!("SELECT left({}::text, 200) {at}", Ident(source))).await?;
+            return Ok(Some(format!(
+                "Column {} is {}; the expression is {expression}, the type {}.",
+                Ident(source),
+                value.map_or_else(|| "NULL".to_owned(), |v| Literal(&v).to_string()),
+                target.type_sql
+            )));
+        }
+        Ok(None)
+    }
+}
+
+/// The data error of a statement, tried in a savepoint.
+///
+/// # Errors
+/// Any other.
+pub async fn fails(conn: &Conn, sql: &str) -> Result<Option<Error>, Failure> {
+    conn.batch("savepoint", "SAVEPOINT try").await?;
+    let outcome = conn.batch("try rows", sql).await;
+    conn.batch("undo try", "ROLLBACK TO SAVEPOINT try; RELEASE SAVEPOINT try").await?;
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(e) if e.is_data() => Ok(Some(e)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The server's words with the final names in place of those that the shadow and its indexes have until the swap.
+pub fn with_final_names(plan: &Plan, names: &Names, text: &str) -> String {
+    let quoted = |name: &str| format!("\"{name}\"");
+    let indexes = plan.target.indexes.iter().enumerate().map(|(n, i)| (names.index(n).name, i.name.clone()));
+    let table = (names.shadow().name, plan.target.name.name.clone());
+    indexes.chain([table]).fold(text.to_owned(), |text, (ours, last)| text.replace(&quoted(&ours), &quoted(&last)))
+}
