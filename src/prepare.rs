@@ -231,7 +231,7 @@ pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> 
          ELSE format('pid %s (%s, %s s, %s): %s', l.pid, string_agg(DISTINCT l.mode, ', '), \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)) END AS who \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         LEFT JOIN {PREPARED} ON p.held_as = l.virtualtransaction \
+         LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
          WHERE l.locktype = 'relation' AND l.database = {} AND l.relation = {} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
          AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
          GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",

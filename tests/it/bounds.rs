@@ -46,13 +46,16 @@ fn memory_stays_bounded(rows: u32, changed: u32) -> u64 {
          UPDATE big SET v = v || '?' WHERE id IN (SELECT n * 2 - 1 FROM generate_series(i, i + 499) n); COMMIT; \
          END LOOP; END $$"
     ));
-    let journaled = |e: &serde_json::Value| e["backlog_keys"].as_u64().is_some_and(|keys| keys >= u64::from(changed) * 9 / 10);
+    let journaled =
+        |e: &serde_json::Value| e["backlog_keys"].as_u64().is_some_and(|keys| keys >= u64::from(changed) * 9 / 10);
     running.wait_for_event("the backlog", SOON, |e| e["event"] == "progress" && journaled(e));
     std::fs::remove_file(&throttle).expect("the file");
     running.wait_for_waiting("pgrecast cutover");
     db.sql(&change(format!("n * 2 FROM generate_series(1, {half}) n")));
     running.wait_for_event("the journal table again", SOON, |e| {
-        e["event"] == "progress" && e["phase"] == "ready" && e["backlog_keys"].as_u64().is_some_and(|keys| keys > 50_000)
+        e["event"] == "progress"
+            && e["phase"] == "ready"
+            && e["backlog_keys"].as_u64().is_some_and(|keys| keys > 50_000)
     });
     let before = db.query_one_text(DIGEST);
     command(&db, &["cutover"]).wait().ended(0);
@@ -116,7 +119,9 @@ fn snapshots_are_short_and_wal_is_let_go() {
         // Changes of the table and of others, twice: each time the slot moves on while the copy lasts.
         for _ in 0..2 {
             let before = db.query_one_text("SELECT pg_current_wal_insert_lsn()");
-            db.sql("UPDATE big SET v = v || '.' WHERE id % 1000 = 0; INSERT INTO other SELECT generate_series(1, 1000)");
+            db.sql(
+                "UPDATE big SET v = v || '.' WHERE id % 1000 = 0; INSERT INTO other SELECT generate_series(1, 1000)",
+            );
             let moved = format!("SELECT ({confirmed})::pg_lsn > '{before}'::pg_lsn");
             wait_until(&db, "the slot to move on", &moved, "t");
             assert_eq!(db.query_one_text(copying), "copy");
@@ -144,7 +149,11 @@ fn a_file_holds_the_copy_back_and_says_so() {
     std::fs::write(&file, "").expect("the file");
     let running = widen(&db, &["--throttle-file", &file.to_string_lossy()]);
     running.wait_for_phase("copy");
-    let held = |e: &serde_json::Value| e["event"] == "progress" && e["phase"] == "copy" && e["throttle"].as_str().is_some_and(|why| why.starts_with("throttle_file"));
+    let held = |e: &serde_json::Value| {
+        e["event"] == "progress"
+            && e["phase"] == "copy"
+            && e["throttle"].as_str().is_some_and(|why| why.starts_with("throttle_file"))
+    };
     running.wait_for_event("the reason in the progress", SOON, held);
     load.wait_for_more(200, SOON);
     assert_eq!(db.query_one_text("SELECT count(*) FROM pgrecast.chunk"), "0");
@@ -169,7 +178,9 @@ fn each_signal_holds_the_copy_back_with_its_name() {
     let stop = AtomicBool::new(false);
     let hold = |args: &[&str], reason: &str, end: &dyn Fn()| {
         let running = widen(&db, &[args, &["--max-lag", "1h"]].concat());
-        let is_it = |e: &serde_json::Value| e["event"] == "throttled" && e["reason"].as_str().is_some_and(|r| r.starts_with(reason));
+        let is_it = |e: &serde_json::Value| {
+            e["event"] == "throttled" && e["reason"].as_str().is_some_and(|r| r.starts_with(reason))
+        };
         running.wait_for_event(reason, SOON, is_it);
         wait_until(&db, "the phase", "SELECT phase FROM pgrecast.migration", "copy");
         end();
@@ -204,12 +215,17 @@ fn held_by_slot_wal(db: &Db) -> Running {
     let place = tempfile::tempdir().expect("a directory");
     let file = place.path().join("stop");
     std::fs::write(&file, "").expect("the file");
-    let running = command(db, &["alter", "t", "ADD COLUMN more int", "--max-slot-wal", "1MB", "--throttle-file", &file.to_string_lossy()]);
+    let running = command(
+        db,
+        &["alter", "t", "ADD COLUMN more int", "--max-slot-wal", "1MB", "--throttle-file", &file.to_string_lossy()],
+    );
     running.wait_for_phase("copy");
     let writer = db.connect();
     writer.sql("BEGIN; INSERT INTO wal VALUES ('first')");
     db.sql("INSERT INTO wal SELECT repeat('x', 1000) FROM generate_series(1, 10000)");
-    let is_it = |e: &serde_json::Value| e["event"] == "progress" && e["throttle"].as_str().is_some_and(|r| r.starts_with("slot_wal"));
+    let is_it = |e: &serde_json::Value| {
+        e["event"] == "progress" && e["throttle"].as_str().is_some_and(|r| r.starts_with("slot_wal"))
+    };
     running.wait_for_event("slot_wal", SOON, is_it);
     writer.sql("COMMIT");
     running

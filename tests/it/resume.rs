@@ -115,7 +115,8 @@ impl Stage {
             Hold::CatchUp => {
                 self.holder.sql(&format!("SELECT pg_advisory_lock({INDEX_LOCK})"));
                 let running = self.start(&[]);
-                running.wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
+                running
+                    .wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
                 self.hold();
                 running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
                 self.holder.sql(&format!("SELECT pg_advisory_unlock({INDEX_LOCK})"));
@@ -148,7 +149,8 @@ impl Stage {
                 running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
             }
             Hold::Index => {
-                running.wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
+                running
+                    .wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
             }
             Hold::CatchUp => running.wait_for_phase("catch_up"),
             Hold::Ready => {
@@ -306,7 +308,8 @@ fn a_second_runner_is_sent_away_in_one_line() {
         let running = stage.run_to(hold);
         for second in [stage.start(&[]).wait(), command(&stage.db, &["resume"]).wait()] {
             second.ended(6);
-            let errors: Vec<&str> = second.stderr.lines().filter(|line| line.to_lowercase().starts_with("error")).collect();
+            let errors: Vec<&str> =
+                second.stderr.lines().filter(|line| line.to_lowercase().starts_with("error")).collect();
             assert!(errors.len() == 1 && errors[0].contains("another runner"), "{}", second.stderr);
         }
         running.kill();
@@ -386,7 +389,11 @@ fn the_end_of_its_lease_ends_a_run_which_goes_on_later() {
         assert!(terminate(&stage.db, "control") > 0);
         let output = running.wait();
         output.ended(1);
-        assert!(output.stderr.contains("pgrecast resume") || output.stderr.contains("same command again"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("pgrecast resume") || output.stderr.contains("same command again"),
+            "{}",
+            output.stderr
+        );
         stage.release(hold);
     }
     stage.start(&[]).done();

@@ -80,9 +80,13 @@ fn a_change_in_the_stream_that_no_snapshot_sees_is_kept_until_one_does() {
     absent_standby(&db);
     let running = widen(&db, &["--postpone-cutover"]);
     running.wait_for_waiting("pgrecast cutover");
-    let waiting = Waiting::start(&db, "BEGIN; UPDATE t SET v = 'new' WHERE id = -1; DELETE FROM t WHERE id = -2; UPDATE t SET id = -4 WHERE id = -3; COMMIT");
+    let waiting = Waiting::start(
+        &db,
+        "BEGIN; UPDATE t SET v = 'new' WHERE id = -1; DELETE FROM t WHERE id = -2; UPDATE t SET id = -4 WHERE id = -3; COMMIT",
+    );
     // The stream has brought it, and what comes after it has been flushed: a backlog of these keys remains.
-    let stuck = |e: &serde_json::Value| e["event"] == "progress" && e["backlog_keys"].as_u64().is_some_and(|keys| keys >= 4);
+    let stuck =
+        |e: &serde_json::Value| e["event"] == "progress" && e["backlog_keys"].as_u64().is_some_and(|keys| keys >= 4);
     for _ in 0..3 {
         load.wait_for_more(100, SOON);
         running.wait_for_event("a backlog", SOON, stuck);
