@@ -33,10 +33,11 @@ impl Statements {
         }
     }
 
-    /// Rule 1: xmin in `[X0, xmax of this snapshot)`, in 32-bit xid space.
+    /// Rule 1: xmin in `[X0, xmax of this snapshot)`, in 32-bit xid space. The bounds are subqueries so that they are
+    /// evaluated once a chunk, not once a row.
     fn possibly_new(&self) -> String {
         format!(
-            "age({0}.xmin) <= age('{1}'::xid) AND age({0}.xmin) > (SELECT age(pg_snapshot_xmax(pg_current_snapshot())::xid))",
+            "age({0}.xmin) <= (SELECT age('{1}'::xid)) AND age({0}.xmin) > (SELECT age(pg_snapshot_xmax(pg_current_snapshot())::xid))",
             self.alias, self.x0
         )
     }
