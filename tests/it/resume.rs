@@ -121,6 +121,10 @@ impl Stage {
                 let running = self.start(&[]);
                 running
                     .wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
+                // The throttle holds index builds back too, so the others must have ended.
+                for other in ["t_pkey", "t_u_key"] {
+                    running.wait_for_event(other, SOON, |e| e["event"] == "index_ended" && e["name"] == other);
+                }
                 self.hold();
                 running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
                 self.holder.sql(&format!("SELECT pg_advisory_unlock({INDEX_LOCK})"));
