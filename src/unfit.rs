@@ -8,7 +8,8 @@ use crate::pg::{Conn, Error, Ident, Literal};
 use crate::plan::types::{Names, Plan, Value};
 
 /// What helps against every one of them.
-const HINT: &str = "The table is as it was. Correct the row and run the same command again to go on, or give up with pgrecast abort.";
+const HINT: &str =
+    "The table is as it was. Correct the row and run the same command again to go on, or give up with pgrecast abort.";
 
 /// A row of the source that `cause` was raised for.
 pub struct Unfit<'a> {

@@ -185,7 +185,8 @@ async fn go(
         resumed: how.resumed,
     });
     if context.facts.has_standby && !context.facts.sees_all {
-        let text = "Replica lag is not to be seen by this role, so it holds nothing back: GRANT pg_read_all_stats lets it.";
+        let text =
+            "Replica lag is not to be seen by this role, so it holds nothing back: GRANT pg_read_all_stats lets it.";
         reporter.say(Event::Warning { text: text.to_owned() });
     }
     let mut run = Run::new(context.clone(), options.clone(), how.until, report);

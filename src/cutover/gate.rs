@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn a_blocker_counts_only_once_in_step() {
-        let blocker = Blocker { pid: Some(7), age_ms: 20_000, transaction: "3/7".into(), hidden: false, who: "pid 7".into() };
+        let blocker =
+            Blocker { pid: Some(7), age_ms: 20_000, transaction: "3/7".into(), hidden: false, who: "pid 7".into() };
         let mut seen = Seen { backlog: 3_000, live: true, blockers: vec![blocker] };
         assert!(matches!(decide(&seen), Decision::Behind(_)));
         seen.backlog = 3;

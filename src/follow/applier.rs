@@ -92,7 +92,7 @@ pub(super) struct Applier {
     generation: u32,
     /// Earlier generations, oldest first.
     older: Vec<u32>,
-    /// Keys in the generation that is written; unknown where an earlier run wrote it.
+    /// Keys in the generation that is written; unknown where others wrote to it: an earlier run, or the copy.
     written: Option<u64>,
     /// Keys in all generations that wait for a flush, about, for whoever looks.
     listed: u64,
@@ -146,7 +146,6 @@ impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
         let conn = open(&job).await?;
         let mut older = table::generations(&conn, &job.names).await?;
-        let fresh = older.is_empty();
         let generation = match older.last() {
             Some(last) => *last,
             None => {
@@ -186,7 +185,7 @@ impl Applier {
             catching_up: false,
             generation,
             older,
-            written: if fresh { Some(0) } else { None },
+            written: None,
             listed,
             pending: HashMap::new(),
             pending_since: Instant::now(),
@@ -587,8 +586,8 @@ impl Applier {
             self.append_pending().await?;
             table::close(&self.conn, &self.job.names, generation).await?;
             self.older.retain(|g| *g != generation);
-            // A key that was written several times was read once.
-            if let Some(written) = self.written.filter(|_| self.older.is_empty()) {
+            if let (true, Some(written)) = (self.older.is_empty(), self.written) {
+                // A key that was written several times was read once.
                 self.listed = written;
             }
             self.mode = Mode::Journal;

@@ -60,7 +60,10 @@ fn column_definition(c: &Column, sequence: Option<&QualifiedName>, purpose: Purp
         line.push_str(&format!(" COLLATE {collation}"));
     }
     match (&c.not_null_name, c.not_null) {
-        (Some(name), true) if version >= 180_000 => line.push_str(&format!(" CONSTRAINT {} NOT NULL", Ident(name))),
+        (Some(name), true) if version >= 180_000 => {
+            let no_inherit = if c.not_null_no_inherit { " NO INHERIT" } else { "" };
+            line.push_str(&format!(" CONSTRAINT {} NOT NULL{no_inherit}", Ident(name)));
+        }
         (_, true) => line.push_str(" NOT NULL"),
         (_, false) => {}
     }
@@ -126,7 +129,7 @@ pub fn column_settings(shape: &Shape, table: &str) -> Vec<String> {
     steps
 }
 
-/// CHECK constraints that existing rows need not pass, with their comments. On a table that rows are still copied to
+/// Constraints that existing rows need not pass, with their comments. On a table that rows are still copied to
 /// they would be asked of every row, so they come last.
 pub fn unvalidated_checks(shape: &Shape, table: &str) -> Vec<String> {
     let mut steps = Vec::new();
@@ -157,6 +160,11 @@ pub fn comments(shape: &Shape, table: &str) -> Vec<String> {
     for c in &shape.columns {
         if let Some(text) = &c.comment {
             steps.push(format!("COMMENT ON COLUMN {table}.{} IS {}", Ident(&c.name), Literal(text)));
+        }
+    }
+    for c in shape.columns.iter().filter(|c| c.not_null) {
+        if let (Some(name), Some(text)) = (&c.not_null_name, &c.not_null_comment) {
+            steps.push(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(name), Literal(text)));
         }
     }
     steps.extend(shape.checks.iter().filter(|c| c.validated).filter_map(|c| check_comment(c, table)));

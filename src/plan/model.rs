@@ -81,7 +81,8 @@ struct Manner {
 impl Manner {
     /// The session's.
     async fn read(conn: &Conn) -> Result<Manner, Failure> {
-        let sql = "SELECT current_setting('search_path'), current_setting('DateStyle'), current_setting('IntervalStyle')";
+        let sql =
+            "SELECT current_setting('search_path'), current_setting('DateStyle'), current_setting('IntervalStyle')";
         let mut row = conn.simple("read manner", sql).await?.into_iter().next().unwrap_or_default().into_iter();
         let mut next = || row.next().flatten().unwrap_or_default();
         Ok(Manner { search_path: next(), date_style: next(), interval_style: next() })

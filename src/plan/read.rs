@@ -74,9 +74,9 @@ SELECT coalesce(json_agg(json_build_object(
     'collation', CASE WHEN a.attcollation <> t.typcollation THEN
         (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END,
-    'not_null', a.attnotnull,
-    'not_null_name', (SELECT k.conname FROM pg_catalog.pg_constraint k
-        WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey[1] = a.attnum),
+    'not_null', a.attnotnull AND coalesce(nn.convalidated, true),
+    'not_null_name', nn.conname, 'not_null_no_inherit', coalesce(nn.connoinherit, false),
+    'not_null_comment', pg_catalog.obj_description(nn.oid, 'pg_constraint'),
     'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
     'origin', CASE WHEN a.attgenerated = 's' THEN 'Stored' WHEN a.attgenerated = 'v' THEN 'Virtual'
         WHEN a.attidentity = 'a' THEN 'IdentityAlways' WHEN a.attidentity = 'd' THEN 'IdentityByDefault'
@@ -103,13 +103,15 @@ SELECT coalesce(json_agg(json_build_object(
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_catalog.pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 
 const CHECKS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', k.conname, 'definition', pg_catalog.pg_get_constraintdef(k.oid), 'validated', k.convalidated,
     'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname), '[]')
-FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c'";
+FROM pg_catalog.pg_constraint k
+WHERE k.conrelid = $1 AND (k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated)";
 
 /// An index as the catalog gives it: the definition still names the table.
 #[derive(serde::Deserialize)]

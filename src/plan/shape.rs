@@ -24,7 +24,7 @@ pub struct Shape {
     pub options: Vec<String>,
     /// Live columns in order.
     pub columns: Vec<Column>,
-    /// CHECK constraints in name order.
+    /// CHECK constraints in name order, and NOT NULL constraints that are not validated (PostgreSQL 18 and later).
     pub checks: Vec<Check>,
     /// Valid indexes, the primary key first.
     pub indexes: Vec<Index>,
@@ -49,10 +49,14 @@ pub struct Column {
     pub type_oid: u32,
     /// The collation, qualified and quoted, where it is not the type's own.
     pub collation: Option<String>,
-    /// Whether it is NOT NULL.
+    /// Whether it is NOT NULL, for every row.
     pub not_null: bool,
     /// The name of its NOT NULL constraint (PostgreSQL 18 and later).
     pub not_null_name: Option<String>,
+    /// Whether that constraint is NO INHERIT.
+    pub not_null_no_inherit: bool,
+    /// That constraint's comment.
+    pub not_null_comment: Option<String>,
     /// Default or generation expression.
     pub default: Option<String>,
     /// How its value comes about where the application does not give it.
@@ -121,12 +125,12 @@ pub struct Sequence {
     pub comment: Option<String>,
 }
 
-/// A CHECK constraint.
+/// A CHECK constraint, or a NOT NULL constraint that is not validated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// Its name.
     pub name: String,
-    /// `CHECK (…)` with its options.
+    /// `CHECK (…)` or `NOT NULL …` with its options.
     pub definition: String,
     /// Whether existing rows are known to pass.
     pub validated: bool,

@@ -15,8 +15,10 @@ WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM 
     LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
 ties AS (
     SELECT d.classid, d.objid, d.objsubid FROM pg_catalog.pg_depend d, me
-    WHERE (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = me.oid)
-       OR (d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (me.reltype, me.array_type))
+    -- 14 marks what it pins by a row that names no object.
+    WHERE d.classid <> 0
+      AND ((d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = me.oid)
+        OR (d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (me.reltype, me.array_type)))
     UNION
     SELECT 'pg_catalog.pg_constraint'::regclass, k.oid, 0 FROM pg_catalog.pg_constraint k, me
     WHERE k.contype = 'f' AND (k.conrelid = me.oid OR k.confrelid = me.oid)

@@ -113,8 +113,16 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
     }
     if !f.temporary {
         found.push(Finding::new(
-            format!("role {} may not create temporary tables in database {}", plain_ident(&f.role), plain_ident(&f.database)),
-            format!("GRANT TEMPORARY ON DATABASE {} TO {}: the clauses are tried on an empty one.", plain_ident(&f.database), plain_ident(&f.role)),
+            format!(
+                "role {} may not create temporary tables in database {}",
+                plain_ident(&f.role),
+                plain_ident(&f.database)
+            ),
+            format!(
+                "GRANT TEMPORARY ON DATABASE {} TO {}: the clauses are tried on an empty one.",
+                plain_ident(&f.database),
+                plain_ident(&f.role)
+            ),
         ));
     }
     if f.schema_usable == Some(false) {

@@ -144,7 +144,8 @@ impl Store {
             .await
             .map_err(|e| match e.constraint.as_deref() {
                 Some("migration_in_progress") => {
-                    Failure::new(Exit::Busy, format!("another runner has just begun to migrate {}", new.source)).caused_by(&e)
+                    Failure::new(Exit::Busy, format!("another runner has just begun to migrate {}", new.source))
+                        .caused_by(&e)
                 }
                 _ => e.into(),
             })?;
