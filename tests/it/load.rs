@@ -1,7 +1,7 @@
 //! A table is migrated under traffic that keeps its own account: what the account says is what the new table holds.
 
 use crate::harness::load::{Column, Load, LoadReport, Options, Shape};
-use crate::harness::migration::{SOON, assert_widened, command, finish, widen};
+use crate::harness::migration::{SOON, assert_widened, command, finish, phase_of, wait_until, widen};
 use crate::harness::{Db, Running};
 
 /// Statements that must be answered by the new table before the load ends.
@@ -108,4 +108,59 @@ fn copy_indexes_and_catching_up_overlap_with_traffic() {
     }
     let report = assert_migrated(&db, &shape, load, running);
     assert!(number(&report, "rows_copied") > 80_000 && number(&report, "keys_journaled") > 1_000, "{report}");
+}
+
+/// Empties the table, and lets a load fill it again: what it holds then is the load's alone.
+fn truncate_and_fill(db: &Db, seed: u64) -> Load {
+    db.sql("TRUNCATE t");
+    Load::start(db, &Shape::plain(), &Options::paced(seed))
+}
+
+#[test]
+fn a_truncate_ends_the_copy() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    db.sql("INSERT INTO t SELECT n, n, repeat('x', 500) FROM generate_series(1, 40000) n");
+    let running = widen(&db, &["--nice", "100"]);
+    running.wait_for_phase("copy");
+    wait_until(&db, "a chunk", "SELECT count(*) > 0 FROM pgrecast.chunk", "t");
+    let load = truncate_and_fill(&db, 31);
+    wait_until(&db, "the end of the copy", "SELECT copy_over FROM pgrecast.migration", "t");
+    let blocks = "SELECT sum(c.end_block - c.first_block) < max(m.blocks) FROM pgrecast.chunk c, pgrecast.migration m";
+    assert_eq!(db.query_one_text(blocks), "t", "the copy was not complete");
+    assert_migrated(&db, &Shape::plain(), load, running);
+}
+
+#[test]
+fn a_truncate_while_catching_up_is_followed() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    db.sql("INSERT INTO t SELECT n, n, 'v' FROM generate_series(1, 150000) n");
+    let place = tempfile::tempdir().expect("a directory");
+    let throttle = place.path().join("throttle");
+    std::fs::write(&throttle, "").expect("the file");
+    let running = widen(&db, &["--throttle-file", &throttle.to_string_lossy()]);
+    running.wait_for_phase("copy");
+    db.sql("UPDATE t SET v = 'changed'");
+    std::fs::remove_file(&throttle).expect("the file");
+    running.wait_for_phase("catch_up");
+    db.sql("TRUNCATE t");
+    assert_eq!(phase_of(&db), "catch up");
+    let load = Load::start(&db, &Shape::plain(), &Options::paced(32));
+    assert_migrated(&db, &Shape::plain(), load, running);
+}
+
+#[test]
+fn a_truncate_of_a_table_in_step_is_followed() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    db.sql("INSERT INTO t SELECT n, n, 'v' FROM generate_series(1, 5000) n");
+    let running = widen(&db, &["--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    let load = truncate_and_fill(&db, 33);
+    load.wait_for_more(100, SOON);
+    db.sql("BEGIN; TRUNCATE t; ROLLBACK");
+    load.wait_for_more(100, SOON);
+    command(&db, &["cutover"]).wait().ended(0);
+    assert_migrated(&db, &Shape::plain(), load, running);
 }

@@ -66,6 +66,9 @@ const HELD_INDEX: &str = "
     INSERT INTO t (id, held) VALUES (-1, 1);
     CREATE INDEX held_up ON t (public.held(held)) WHERE held IS NOT NULL;";
 
+/// Rows that make the copy several chunks long.
+const FILLER: &str = "INSERT INTO t (id, v) SELECT -n, repeat('x', 1000) FROM generate_series(2, 20000) n";
+
 /// Rows of the load.
 const ROWS: &str = "WHERE id > 0";
 
@@ -73,7 +76,8 @@ impl Stage {
     fn new(db: Db, seed: u64) -> Stage {
         db.sql(Shape::plain_ddl());
         db.sql(HELD_INDEX);
-        let load = Load::start(&db, &Shape::plain(), &Options { rows: 15_000, slots: 20_000, ..Options::paced(seed) });
+        db.sql(FILLER);
+        let load = Load::start(&db, &Shape::plain(), &Options { rows: 5_000, slots: 8_000, ..Options::paced(seed) });
         let place = tempfile::tempdir().expect("a directory");
         let holder = db.connect();
         Stage { db, load, throttle: place.path().join("throttle"), _place: place, holder }
@@ -107,7 +111,7 @@ impl Stage {
                 self.holder.sql(writer);
                 self.start(&[])
             }
-            Hold::Copy => self.start(&["--nice", "10"]),
+            Hold::Copy => self.start(&["--nice", "100"]),
             Hold::Index => {
                 self.holder.sql(&format!("SELECT pg_advisory_lock({INDEX_LOCK})"));
                 self.start(&[])
@@ -117,6 +121,10 @@ impl Stage {
                 let running = self.start(&[]);
                 running
                     .wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
+                // The throttle holds index builds back too, so the others must have ended.
+                for other in ["t_pkey", "t_u_key"] {
+                    running.wait_for_event(other, SOON, |e| e["event"] == "index_ended" && e["name"] == other);
+                }
                 self.hold();
                 running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
                 self.holder.sql(&format!("SELECT pg_advisory_unlock({INDEX_LOCK})"));
@@ -239,7 +247,7 @@ fn killed_again_and_again_in_the_copy() {
     let chunks = || stage.db.query_one_text("SELECT count(*) FROM pgrecast.chunk").parse::<u32>().expect("a number");
     let mut before = 0;
     for _ in 0..3 {
-        let running = stage.start(&["--nice", "10"]);
+        let running = stage.start(&["--nice", "100"]);
         running.wait_for_phase("copy");
         wait_for("another chunk", SOON, || if chunks() > before { Ok(()) } else { Err(format!("{before}")) });
         running.kill();
@@ -349,12 +357,16 @@ fn a_terminated_backend_is_replaced() {
         stage.load.wait_for_more(30, SOON);
     };
     stage.holder.sql(&format!("SELECT pg_advisory_lock({INDEX_LOCK})"));
-    let running = stage.start(&["--nice", "10", "--postpone-cutover"]);
+    let running = stage.start(&["--nice", "30", "--postpone-cutover"]);
     running.wait_for_phase("copy");
-    for name in ["copier", "journal", "stream", "monitor", "copier", "stream"] {
+    some("copier");
+    stage.hold();
+    running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
+    for name in ["journal", "stream", "monitor", "copier", "stream"] {
         some(name);
     }
     assert_eq!(phase_of(&stage.db), "copy");
+    stage.go_on();
     running.wait_for_event("the held index", SOON, |e| e["event"] == "index_began" && e["name"] == "held_up");
     for name in ["indexer", "stream", "journal", "indexer"] {
         some(name);
