@@ -75,7 +75,8 @@ impl Pair {
     }
 
     pub async fn verify_with<S: InStep>(&self, in_step: &S) -> Verdict {
-        let (_gate, throttle) = throttle(0.0);
+        let (gate, throttle) = throttle(0.0);
+        gate.set(None);
         let job = Job {
             connector: self.connector.clone(),
             plan: self.plan.clone(),

@@ -55,7 +55,8 @@ fn every_line_is_json_and_the_report_has_every_field() {
     assert_eq!(report["targets"], serde_json::json!(["public.t"]));
     assert_eq!(report["outcome"], "done");
     assert_eq!(report["rows_copied"], 1000);
-    let version = db.query_one_text("SHOW server_version");
+    // Without what a packager adds to it.
+    let version = db.query_one_text("SELECT split_part(current_setting('server_version'), ' ', 1)");
     assert_eq!(report["server_version"], version);
     for numbers in [
         "id",
