@@ -75,9 +75,6 @@ loose AS (
     SELECT 'temporal key', 'constraint ' || quote_ident(k.conname) FROM pg_catalog.pg_constraint k, me
     WHERE k.conrelid = me.oid AND pg_catalog.pg_get_constraintdef(k.oid) LIKE '%WITHOUT OVERLAPS)%'
     UNION ALL
-    SELECT 'not null', 'constraint ' || quote_ident(k.conname) || ' (NOT NULL NOT VALID)' FROM pg_catalog.pg_constraint k, me
-    WHERE k.conrelid = me.oid AND k.contype = 'n' AND NOT k.convalidated
-    UNION ALL
     SELECT 'extension membership', 'extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid, me
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = me.oid AND d.deptype = 'e')
@@ -118,7 +115,6 @@ fn hint(kind: &str) -> &'static str {
         "extended statistics" => "Drop the statistics object and create it again afterwards.",
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "function" => "Drop the function and create it again afterwards.",
-        "not null" => "Validate it first: ALTER TABLE … VALIDATE CONSTRAINT.",
         "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",
         "security label" => "This version does not carry security labels.",
         "extension membership" => "A table of an extension cannot be replaced.",
