@@ -1,6 +1,8 @@
 //! What every phase of one migration shares.
 
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::pg::Connector;
 use crate::plan::types::{Names, Plan};
@@ -29,6 +31,19 @@ pub struct Context {
 }
 
 impl Context {
+    /// What comes before a request for a stronger lock on `table` in its transaction. SHARE UPDATE EXCLUSIVE stops nobody's
+    /// reads and writes, so it may be waited for longer than the server's `deadlock_timeout`, after which a running
+    /// autovacuum yields to it (PostgreSQL manual, 25.1.6); to a shorter wait it never does. Afterwards a lock is waited
+    /// for `then` at most.
+    pub fn past_vacuum(&self, table: impl Display, then: Duration) -> String {
+        format!(
+            "SET LOCAL lock_timeout = '{}ms'; LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE; \
+             SET LOCAL lock_timeout = '{}ms'",
+            self.facts.deadlock_timeout_ms + 1_000,
+            then.as_millis().max(1)
+        )
+    }
+
     /// The slot's name.
     pub fn slot(&self) -> String {
         self.names.slot(self.facts.database_oid)

@@ -93,12 +93,10 @@ async fn restore_identity(context: &Context, conn: &Conn) -> Result<(), Failure>
     if conn.scalar("look for source", &same).await? != Some(source.oid.to_string()) {
         return Ok(());
     }
-    patiently(
-        conn,
-        "restore replica identity",
-        &format!("ALTER TABLE ONLY {} REPLICA IDENTITY {}", source.name, identity(source, |n| n.to_owned())),
-    )
-    .await
+    let past_vacuum = context.past_vacuum(&source.name, context.connector.lock_timeout());
+    let identity = identity(source, |n| n.to_owned());
+    let sql = format!("{past_vacuum}; ALTER TABLE ONLY {} REPLICA IDENTITY {identity}", source.name);
+    patiently(conn, "restore replica identity", &sql).await
 }
 
 /// What follows REPLICA IDENTITY for the identity a shape has, its index under the name `rename` gives it.
@@ -121,7 +119,8 @@ pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Runs a statement that may meet a lock for a moment: each wait is short, so nobody queues behind it for long.
+/// Runs statements that may meet a lock for a moment, all or none: each wait is short, so nobody queues behind it for
+/// long.
 pub async fn patiently(conn: &Conn, name: &'static str, sql: &str) -> Result<(), Failure> {
     let mut retry = crate::retry::Retry::new();
     loop {

@@ -117,10 +117,8 @@ pub fn identity_sql(plan: &Plan) -> Option<String> {
 async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let identity = identity_sql(&context.plan).map(|sql| sql + "; ").unwrap_or_default();
     let publication = publication_sql(&context.plan, &context.names, context.facts.version);
-    // SHARE UPDATE EXCLUSIVE stops nobody's reads and writes, so it may be waited for until an autovacuum yields to it.
-    let wait = if identity.is_empty() { context.facts.deadlock_timeout_ms + 1_000 } else { 0 };
-    let wait = wait.max(u64::try_from(context.connector.lock_timeout().as_millis()).unwrap_or(u64::MAX));
-    let sql = format!("BEGIN; SET LOCAL lock_timeout = '{wait}ms'; {identity}{publication}; COMMIT");
+    let past_vacuum = context.past_vacuum(&context.plan.source.name, context.connector.lock_timeout());
+    let sql = format!("BEGIN; {past_vacuum}; {identity}{publication}; COMMIT");
     let begun = Instant::now();
     loop {
         match conn.batch("create publication", &sql).await {

@@ -57,7 +57,8 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     );
     let old = conn.scalar("find old table", &sql).await?;
     if let Some(old) = &old {
-        finish::patiently(&conn, "drop old table", &format!("DROP TABLE {old}")).await?;
+        let past_vacuum = context.past_vacuum(old, context.connector.lock_timeout());
+        finish::patiently(&conn, "drop old table", &format!("{past_vacuum}; DROP TABLE {old}")).await?;
     }
     context.store.forget(migration.id).await?;
     let dropped = old.map_or_else(|| "the old table was gone already".to_owned(), |t| format!("dropped {t}"));

@@ -115,22 +115,17 @@ fn is_lost(failure: &Failure) -> bool {
     failure.source.as_ref().is_some_and(|e| e.verdict() != Verdict::Stop)
 }
 
-/// SHARE UPDATE EXCLUSIVE stops nobody's reads and writes. Waited for longer than `deadlock_timeout`, it makes a
-/// running autovacuum yield (PostgreSQL manual, 25.1.6); a shorter wait never does.
+/// Opens the transaction, with a lock that stops nobody's reads and writes and keeps autovacuum from coming back.
 async fn keep_vacuum_away(
     context: &Context,
     flusher: &Flusher,
     options: &Options,
     lock_wait: Duration,
 ) -> Result<Option<String>, Failure> {
-    let wait = context.facts.deadlock_timeout_ms + 1_000;
     let sql = format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{wait}ms'; \
-         LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = '{}ms'; \
-         SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
+        "BEGIN; SET LOCAL synchronous_commit = local; {}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
-        context.plan.source.name,
-        lock_wait.as_millis().max(1),
+        context.past_vacuum(&context.plan.source.name, lock_wait),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );
     match flusher.conn().batch("keep vacuum away", &sql).await {
