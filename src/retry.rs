@@ -12,21 +12,15 @@ const ATTEMPTS: u32 = 60;
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Counts failures in a row.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Retry {
     failures: u32,
-    most: u32,
 }
 
 impl Retry {
     /// None so far.
     pub fn new() -> Self {
-        Retry { failures: 0, most: ATTEMPTS }
-    }
-
-    /// None so far, and no bound on what may pass.
-    pub fn without_end() -> Self {
-        Retry { failures: 0, most: u32::MAX }
+        Retry::default()
     }
 
     /// It worked.
@@ -45,9 +39,9 @@ impl Retry {
     /// The same, whatever the error.
     pub async fn after_any(&mut self, error: Error) -> Result<(), Failure> {
         self.failures += 1;
-        if self.failures >= self.most {
+        if self.failures >= ATTEMPTS {
             return Err(Failure::from(error)
-                .hint(format!("It was tried {} times; run the same command again to go on.", self.most)));
+                .hint(format!("It was tried {} times; run the same command again to go on.", ATTEMPTS)));
         }
         tracing::info!(failures = self.failures, %error, "trying again");
         let pause = Duration::from_millis(20).saturating_mul(1 << self.failures.min(10)).min(LONGEST);

@@ -1,8 +1,6 @@
 //! What holds copy, index builds and flush back. Receiving the stream is never throttled.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -11,7 +9,6 @@ use tokio::sync::watch;
 pub struct Throttle {
     reason: watch::Receiver<Option<String>>,
     nice: f64,
-    held_micros: Arc<AtomicU64>,
 }
 
 /// The deciding side.
@@ -23,7 +20,7 @@ pub struct Gate {
 /// each second of work.
 pub fn throttle(nice: f64) -> (Gate, Throttle) {
     let (sender, reason) = watch::channel(Some("signals unknown: not looked at yet".to_owned()));
-    (Gate { reason: sender }, Throttle { reason, nice, held_micros: Arc::default() })
+    (Gate { reason: sender }, Throttle { reason, nice })
 }
 
 impl Gate {
@@ -40,10 +37,8 @@ impl Throttle {
         if reason.borrow().is_none() {
             return;
         }
-        let begun = Instant::now();
         // The gate lives as long as the run; without it nothing is held back.
         let _ = reason.wait_for(Option::is_none).await;
-        self.held_micros.fetch_add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Rests after a piece of work of this length.
@@ -56,10 +51,5 @@ impl Throttle {
     /// The reason of the moment.
     pub fn reason(&self) -> Option<String> {
         self.reason.borrow().clone()
-    }
-
-    /// Time that workers have been held back, added up over them.
-    pub fn held(&self) -> Duration {
-        Duration::from_micros(self.held_micros.load(Ordering::Relaxed))
     }
 }

@@ -376,8 +376,7 @@ impl Applier {
                 if self.pending.is_empty() {
                     self.pending_since = Instant::now();
                 }
-                let known = self.pending.entry(key).or_insert(xid);
-                *known = (*known).max(xid);
+                self.keep_pending(key, xid);
             }
             Mode::Live => {
                 self.gathering_since.get_or_insert_with(Instant::now);
@@ -411,12 +410,17 @@ impl Applier {
         );
         self.job.copy.over.store(true, Ordering::Release);
         self.touched.clone_from(&self.watched);
-        // An index build may hold the shadow for as long as it takes.
-        let mut retry = Retry::without_end();
+        let mut retry = Retry::new();
         while let Err(e) = self.conn.batch("empty shadow", &sql).await {
             self.mend(e, &mut retry).await?;
         }
         Ok(())
+    }
+
+    /// A key for the next write to the journal: of two transactions the later counts.
+    fn keep_pending(&mut self, key: Key, xid: u64) {
+        let known = self.pending.entry(key).or_insert(xid);
+        *known = (*known).max(xid);
     }
 
     async fn write_journal(&mut self) -> Result<(), Failure> {
@@ -446,8 +450,7 @@ impl Applier {
         self.gathering_since = None;
         self.rotate().await?;
         for (key, pending) in self.backlog.drain_waiting() {
-            let known = self.pending.entry(key).or_insert(pending.xid);
-            *known = (*known).max(pending.xid);
+            self.keep_pending(key, pending.xid);
         }
         self.write_journal().await
     }
@@ -632,8 +635,7 @@ impl Applier {
         {
             for (i, (key, xid)) in batch.keys.into_iter().zip(batch.xids).enumerate() {
                 if settled.unseen.contains(&i) || positions.contains(&i) {
-                    let known = self.pending.entry(key).or_insert(xid);
-                    *known = (*known).max(xid);
+                    self.keep_pending(key, xid);
                 }
             }
             return Ok(());
