@@ -4,6 +4,7 @@ use crate::error::Failure;
 use crate::pg::{Conn, Error};
 use crate::plan::read;
 use crate::plan::shape::Shape;
+use crate::preflight::{self, ServerFacts};
 
 /// The text of the error where the source is no longer the table of the plan.
 pub const DRIFTED: &str = "the source's columns are not those of the plan";
@@ -63,6 +64,9 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
         return Ok(());
     }
     let mut what = Vec::new();
+    if was.name != is.name {
+        what.push(format!("its name, now {}", is.name.plain()));
+    }
     let names = |s: &Shape| s.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
     if was.columns != is.columns {
         what.push("its columns".to_owned());
@@ -82,6 +86,35 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
         what.push("its owner, options or comment".to_owned());
     }
     Err(changed(source).detail(format!("Changed: {}.", what.join(", "))))
+}
+
+/// Things nobody's lock keeps away (GRANT, CREATE VIEW) were not done since this was read: a mark of the table's grants
+/// and of everything that depends on it.
+pub fn ties_sql(source: &Shape) -> String {
+    format!(
+        "SELECT concat_ws(';', (SELECT relacl::text FROM pg_catalog.pg_class WHERE oid = {0}), \
+         (SELECT string_agg(concat_ws(' ', attnum, attacl), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = {0} AND attacl IS NOT NULL), \
+         (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjsubid), ',' ORDER BY classid, objid, objsubid, refobjsubid)) \
+          FROM pg_catalog.pg_depend WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {0}) \
+          OR (refclassid = 'pg_catalog.pg_type'::regclass AND refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t \
+              JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))))",
+        source.oid
+    )
+}
+
+/// Nothing may be tied to the source that the swap does not carry.
+///
+/// # Errors
+/// Names what was made since the migration began.
+pub async fn check_ties(conn: &Conn, facts: &ServerFacts, source: &Shape, publication: &str) -> Result<(), Failure> {
+    let found = preflight::look_again(conn, facts, source.oid, publication).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let what: Vec<String> = found.into_iter().map(|finding| finding.what).collect();
+    Err(changed(source)
+        .detail(format!("Since the migration began: {}.", what.join("; ")))
+        .hint("Take it back and run pgrecast resume, or run pgrecast abort."))
 }
 
 /// The error for a source whose columns are no longer those of the plan.

@@ -174,6 +174,10 @@ impl Run {
             failure = lease_lost(&work.context) => Err(failure),
         };
         monitor.abort();
+        let outcome = match outcome {
+            Err(failure) if failure.exit == Exit::Failed => Err(self.explained(failure).await),
+            other => other,
+        };
         self.tell(&work);
         let left = match (&outcome, self.until) {
             // Nothing follows the old table any more.
@@ -181,6 +185,19 @@ impl Run {
             (Ok(()), Until::Compared) | (Err(_), _) => work.follower.stop().await,
         };
         outcome.and(left)
+    }
+
+    /// A statement of ours that fails because somebody changed the table says so (rule 11), whatever it was.
+    async fn explained(&self, failure: Failure) -> Failure {
+        let context = &self.context;
+        match context.store.get(context.id).await {
+            Ok(Some(migration)) if migration.phase.is_before_swap() => {}
+            _ => return failure,
+        }
+        match drift::check(context.store.conn(), &context.plan.source).await {
+            Err(drifted) if drifted.source.is_none() => drifted,
+            Ok(()) | Err(_) => failure,
+        }
     }
 
     /// Starts the follower, and lays out what the phases share.
@@ -332,7 +349,7 @@ impl Work {
         }
         let missing = || Failure::failed("the control row does not say what is to be copied");
         let done = self.context.store.chunks(self.context.id).await?;
-        copy::run(copy::Job {
+        let ended = copy::run(copy::Job {
             connector: self.context.connector.clone(),
             id: self.context.id,
             plan: self.context.plan.clone(),
@@ -348,6 +365,13 @@ impl Work {
             throttle: self.throttle.clone(),
         })
         .await?;
+        if ended == copy::Ended::OtherFile {
+            // What was committed before is in the stream before the barrier.
+            self.follower.receive().await?;
+            if !self.copy.over.load(Ordering::Acquire) {
+                return Err(drift::rewritten(&self.context.plan.source));
+            }
+        }
         self.context.store.set_phase(self.context.id, state::Phase::Copy, state::Phase::Index).await?;
         Ok(Copied(()))
     }

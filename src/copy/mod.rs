@@ -65,6 +65,8 @@ pub struct Job {
 enum Stop {
     /// A TRUNCATE has ended the copy, or another worker failed.
     Over,
+    /// [`Ended::OtherFile`].
+    OtherFile,
     /// For good.
     Failed(Failure),
 }
@@ -75,29 +77,41 @@ impl From<Failure> for Stop {
     }
 }
 
+/// What a copy that did not fail came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every range is copied, or a TRUNCATE that the stream has brought made that needless.
+    Complete,
+    /// The source's file is not the one that was measured: a TRUNCATE that the stream has still to bring, or a rewrite.
+    OtherFile,
+}
+
 /// Copies every range.
 ///
 /// # Errors
 /// The first worker's failure; the others stop behind their current chunk.
-pub async fn run(job: Job) -> Result<(), Failure> {
+pub async fn run(job: Job) -> Result<Ended, Failure> {
     let ranges = Arc::new(Mutex::new(job.ranges.clone()));
     let job = Arc::new(job);
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..job.jobs {
         workers.spawn(worker(job.clone(), ranges.clone()));
     }
-    let mut first = None;
+    let mut outcome = Ok(Ended::Complete);
     while let Some(ended) = workers.join_next().await {
-        let failure = match ended {
+        let ended = match ended {
             Ok(Ok(()) | Err(Stop::Over)) => continue,
-            Ok(Err(Stop::Failed(failure))) => failure,
-            Err(panic) => Failure::failed(format!("a copy worker died: {panic}")),
+            Ok(Err(Stop::OtherFile)) => Ok(Ended::OtherFile),
+            Ok(Err(Stop::Failed(failure))) => Err(failure),
+            Err(panic) => Err(Failure::failed(format!("a copy worker died: {panic}"))),
         };
         // The others see no more ranges.
         *ranges.lock().unwrap_or_else(PoisonError::into_inner) = Ranges::new(0, &[]);
-        first.get_or_insert(failure);
+        if outcome.is_ok() {
+            outcome = ended;
+        }
     }
-    first.map_or(Ok(()), Err)
+    outcome
 }
 
 async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
@@ -138,11 +152,7 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                     worked = Some(begun.elapsed());
                     break;
                 }
-                // The file changed: a TRUNCATE that the stream will bring, or a rewrite.
-                Ok(None) => {
-                    truncated_or_rewritten(&job).await?;
-                    return Err(Stop::Over);
-                }
+                Ok(None) => return Err(Stop::OtherFile),
                 Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
                 Err(e) if e.is_data() => {
                     match blame::find(&open, &job, &statements, range, &e).await? {
@@ -168,15 +178,4 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
 
 fn next_range(ranges: &Mutex<Ranges>, jobs: u32) -> Option<ranges::BlockRange> {
     ranges.lock().unwrap_or_else(PoisonError::into_inner).take(jobs)
-}
-
-/// Waits a little for the stream to bring the TRUNCATE; without one the source was rewritten.
-async fn truncated_or_rewritten(job: &Job) -> Result<(), Stop> {
-    for _ in 0..600 {
-        if job.progress.over.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    Err(Stop::Failed(drift::rewritten(&job.plan.source)))
 }

@@ -44,7 +44,7 @@ pub(super) async fn run(
     lock_wait: Duration,
 ) -> Result<Outcome, Failure> {
     let begun = begin(context, options, columns, lock_wait).await;
-    let Begun { flusher, statements, pid } = match begun {
+    let Begun { flusher, statements, ties, pid } = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
         Err(failure) if is_lost(&failure) => return Ok(Outcome::Blocked(failure.primary)),
@@ -54,7 +54,7 @@ pub(super) async fn run(
     follower.hurry().await?;
     follower.settle().await?;
     follower.quiesce().await?;
-    let outcome = locked(context, follower, options, &flusher, &statements).await;
+    let outcome = locked(context, follower, options, &flusher, &statements, &ties).await;
     let outcome = match outcome {
         Ok(done) => Ok(Outcome::Done(done)),
         Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),
@@ -80,6 +80,8 @@ pub(super) async fn run(
 struct Begun {
     flusher: Flusher,
     statements: String,
+    /// What the grants and dependents were when the statements were made.
+    ties: Option<String>,
     pid: String,
 }
 
@@ -91,6 +93,7 @@ async fn begin(
     lock_wait: Duration,
 ) -> Result<Result<Begun, String>, Failure> {
     let flusher = super::open(context, columns).await?;
+    let ties = flusher.conn().scalar("mark ties", &drift::ties_sql(&context.plan.source)).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
     let swap = Swap {
@@ -107,8 +110,10 @@ async fn begin(
         return Ok(Err(why));
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
-    drift::check(flusher.conn(), &context.plan.source).await?;
-    Ok(Ok(Begun { flusher, statements, pid }))
+    let source = &context.plan.source;
+    drift::check(flusher.conn(), source).await?;
+    drift::check_ties(flusher.conn(), &context.facts, source, &context.names.publication()).await?;
+    Ok(Ok(Begun { flusher, statements, ties, pid }))
 }
 
 fn is_lost(failure: &Failure) -> bool {
@@ -172,6 +177,7 @@ async fn locked(
     options: &Options,
     flusher: &Flusher,
     statements: &str,
+    ties: &Option<String>,
 ) -> Result<Done, Stop> {
     let conn = flusher.conn();
     let asked = Instant::now();
@@ -200,6 +206,10 @@ async fn locked(
         .filter(|keys| keys.len() <= MOST_KEYS)
         .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
     final_flush(context, flusher, &keys).await?;
+    if conn.scalar("compare ties", &drift::ties_sql(&context.plan.source)).await? != *ties {
+        // The next attempt names it, or carries it.
+        return Err(Stop::Rolled("a change of the table's grants or dependents".to_owned()));
+    }
     let rest = left.saturating_sub(granted.elapsed());
     if rest.is_zero() {
         return Err(over());

@@ -114,10 +114,14 @@ impl Server {
         self.launch()
     }
 
+    /// All that the server wrote to its log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
     /// The last lines of the server's log.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read(self.log_file()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }

@@ -155,6 +155,11 @@ impl Follower {
         self.ask(Command::Quiesce).await
     }
 
+    /// Returns once everything committed before the call has been received, and a TRUNCATE carried out.
+    pub async fn receive(&self) -> Result<(), Failure> {
+        self.drain().await.map(|_| ())
+    }
+
     /// The keys still to be flushed after everything committed before the call has been received; they stay. `None`
     /// where they are so many that they went to the journal table.
     pub async fn drain(&self) -> Result<Option<Vec<Key>>, Failure> {

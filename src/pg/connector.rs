@@ -77,6 +77,9 @@ const PINNED: &[(&str, &str)] = &[
     ("bytea_output", "hex"),
     ("xmloption", "content"),
     ("standard_conforming_strings", "on"),
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    ("quote_all_identifiers", "off"),
     ("row_security", "off"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
@@ -88,6 +91,9 @@ const PINNED: &[(&str, &str)] = &[
     ("synchronous_commit", "local"),
     ("jit", "off"),
 ];
+
+/// Those that the role's own clauses are read with.
+const AS_ROLE_SETS_THEM: &[&str] = &["TimeZone", "DateStyle", "IntervalStyle", "array_nulls", "transform_null_equals"];
 
 impl Connector {
     /// For `target`, with the conversions' settings on top of the pinned ones.
@@ -124,7 +130,7 @@ impl Connector {
         let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
         for (name, value) in PINNED {
             // The clauses are read as the role itself would have them read.
-            if role == Role::Planner && matches!(*name, "TimeZone" | "DateStyle" | "IntervalStyle") {
+            if role == Role::Planner && AS_ROLE_SETS_THEM.contains(name) {
                 continue;
             }
             pin(name, value);

@@ -6,10 +6,11 @@
 
 use super::Finding;
 use crate::error::Failure;
-use crate::pg::Conn;
+use crate::pg::{Conn, Literal};
 
 /// Dependents by kind and description. Left out, since the swap carries them: the table's own defaults, indexes,
-/// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences.
+/// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences. `$2` is a
+/// publication of ours.
 const DEPENDENTS: &str = "
 WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
@@ -43,7 +44,9 @@ named AS (
             WHEN 'pg_catalog.pg_trigger'::regclass THEN
                 CASE WHEN (SELECT g.tgisinternal FROM pg_catalog.pg_trigger g WHERE g.oid = t.objid) THEN NULL ELSE 'trigger' END
             WHEN 'pg_catalog.pg_policy'::regclass THEN 'policy'
-            WHEN 'pg_catalog.pg_publication_rel'::regclass THEN 'publication'
+            WHEN 'pg_catalog.pg_publication_rel'::regclass THEN
+                CASE WHEN (SELECT p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+                           WHERE r.oid = t.objid) = $2 THEN NULL ELSE 'publication' END
             WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN 'extended statistics'
             WHEN 'pg_catalog.pg_proc'::regclass THEN 'function'
             WHEN 'pg_catalog.pg_attrdef'::regclass THEN
@@ -88,8 +91,9 @@ struct Dependent {
     description: String,
 }
 
-pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Failure> {
-    let rows = conn.simple("find dependents", &DEPENDENTS.replace("$1", &oid.to_string())).await?;
+pub(super) async fn findings(conn: &Conn, oid: u32, publication: &str) -> Result<Vec<Finding>, Failure> {
+    let sql = DEPENDENTS.replace("$1", &oid.to_string()).replace("$2", &Literal(publication).to_string());
+    let rows = conn.simple("find dependents", &sql).await?;
     let mut found = Vec::new();
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let d: Dependent = serde_json::from_str(&text)

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::load::{Load, LoadReport, Options, Shape};
-use crate::harness::migration::{SOON, assert_widened, command, finish, phase_of, widen};
-use crate::harness::{Db, Running, Session, own_server, wait_for};
+use crate::harness::migration::{SOON, WIDEN, assert_widened, command, finish, phase_of, widen};
+use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::{Db, Running, Session, own_server, server, spawn, wait_for};
 
 /// The longest that a client's statement may wait while a reader or a vacuum is in the way.
 const LONGEST_WAIT: Duration = Duration::from_millis(300);
@@ -206,7 +207,7 @@ fn an_autovacuum_at_work_yields() {
     let begun = Instant::now();
     let report = running.done();
     assert!(begun.elapsed() <= Duration::from_secs(5), "done only after {:?}: {report}", begun.elapsed());
-    assert!(server.log_tail().contains("canceling autovacuum task"), "{}", server.log_tail());
+    assert!(server.log().contains("canceling autovacuum task"), "{}", server.log_tail());
     // The old table has its dead rows still.
     wait_for("an autovacuum of the old table", SOON, || {
         match db.query_one_text(&at_work.replace("'t'", "'t_old'")).as_str() {
@@ -295,4 +296,29 @@ fn a_file_postpones_the_cut_over() {
     std::fs::remove_file(&file).expect("the file");
     running.done();
     assert_migrated(&db, load);
+}
+
+/// A run whose cut-over loses its connection at COMMIT; returns how many attempts it took.
+fn cut_at_commit(cut: Cut, seed: u64) -> usize {
+    let db = Db::new();
+    let load = table(&db, seed);
+    let port = server().port();
+    let proxy = Proxy::start(port, cut);
+    let output = spawn(&proxy.dsn(db.dsn(), port), &["alter", "t", WIDEN, "--format", "json"]).wait();
+    let report = output.done();
+    assert!(proxy.has_cut(), "{}", output.stdout);
+    assert!(report["cutover"]["write_blocked"].as_f64().is_some_and(|s| s > 0.0), "{report}");
+    let attempts = output.events("cutover_attempt").len();
+    assert_migrated(&db, load);
+    attempts
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_was_the_swap() {
+    assert_eq!(cut_at_commit(Cut::BeforeItsAnswer, 121), 1);
+}
+
+#[test]
+fn a_commit_that_never_arrived_was_none_and_is_tried_again() {
+    assert_eq!(cut_at_commit(Cut::BeforeCommit, 122), 2);
 }

@@ -3,6 +3,7 @@
 mod bounds;
 mod cutover;
 mod demo;
+mod drift;
 mod ground;
 mod harness;
 mod load;

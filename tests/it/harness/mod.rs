@@ -6,6 +6,7 @@ mod leftovers;
 pub mod load;
 pub mod migration;
 mod program;
+pub mod proxy;
 mod servers;
 mod wait;
 

@@ -1,7 +1,8 @@
 //! Every value of every built-in type comes through as it was, copied or changed meanwhile.
 
 use super::twins::Twins;
-use crate::harness::Db;
+use super::{Postponed, only_migration};
+use crate::harness::{Db, assert_nothing_left, pgrecast};
 
 /// Column type and values of it, besides NULL.
 const TYPES: &[(&str, &[&str])] = &[
@@ -148,5 +149,86 @@ fn every_built_in_type_in_a_plain_rewrite_and_beside_a_change() {
             options: &[],
         };
         twins.check();
+    }
+}
+
+/// What a role or a database may set, and what must neither change a value nor end a session of ours.
+const HOSTILE: &[(&str, &str)] = &[
+    ("datestyle", "SQL, DMY"),
+    ("timezone", "Asia/Kathmandu"),
+    ("intervalstyle", "sql_standard"),
+    ("extra_float_digits", "-5"),
+    ("bytea_output", "escape"),
+    ("xmloption", "document"),
+    ("standard_conforming_strings", "off"),
+    ("array_nulls", "off"),
+    ("transform_null_equals", "on"),
+    ("quote_all_identifiers", "on"),
+    ("search_path", "nowhere"),
+    ("default_transaction_isolation", "serializable"),
+    ("default_transaction_read_only", "on"),
+    ("default_transaction_deferrable", "on"),
+    ("statement_timeout", "150ms"),
+    ("lock_timeout", "1ms"),
+    ("idle_in_transaction_session_timeout", "50ms"),
+    ("idle_session_timeout", "50ms"),
+    ("row_security", "on"),
+    ("enable_tidscan", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_indexscan", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("work_mem", "64kB"),
+    ("client_encoding", "LATIN1"),
+    ("session_replication_role", "replica"),
+    // Named anew in 16; new in 17.
+    ("force_parallel_mode", "on"),
+    ("debug_parallel_query", "on"),
+    ("transaction_timeout", "150ms"),
+];
+
+#[test]
+fn settings_of_the_database_change_no_value_and_end_no_session() {
+    let db = Db::new();
+    db.sql(&setup(&db));
+    // Keys whose texts the settings shape.
+    db.sql(
+        "CREATE TABLE keyed (at timestamptz, f float8, i interval, b bytea, r tstzrange, v int, PRIMARY KEY (at, f, i, b, r));
+         INSERT INTO keyed SELECT timestamptz '2024-01-02 03:04:05.678901+00' + n * interval '1 day', n / 3.0,
+             make_interval(years => n, days => -n, secs => n / 7.0), decode(md5(n::text), 'hex'),
+             tstzrange(timestamptz '2024-01-02 03:04:05+00', NULL), n FROM generate_series(1, 3000) n;",
+    );
+    let known = |name: &str| db.query_one_text(&format!("SELECT count(*) FROM pg_settings WHERE name = '{name}'"));
+    for (name, value) in HOSTILE.iter().filter(|(name, _)| known(name) == "1") {
+        db.sql(&format!("ALTER DATABASE {} SET {name} = '{value}'", db.name()));
+    }
+    let everything = "SELECT e.id, e::text, md5(large), md5(apart), md5(packed) FROM everything AS e ORDER BY id";
+    let keyed = "SELECT k::text FROM keyed AS k ORDER BY at, f";
+    for (table, clauses, rows) in [
+        ("public.everything", "ALTER id TYPE bigint", everything),
+        ("public.keyed", "ADD COLUMN more int, ALTER v TYPE bigint", keyed),
+    ] {
+        let run = Postponed::start(&db, table, clauses, &[]);
+        match table {
+            "public.keyed" => {
+                db.sql("UPDATE keyed SET at = at + interval '1 s', v = v + 1; DELETE FROM keyed WHERE v % 10 = 0")
+            }
+            _ => db.sql("UPDATE everything SET id = id + 10000 WHERE id < 100; DELETE FROM everything WHERE id = 201"),
+        }
+        let mut expected = db.rows(rows);
+        let output = run.release(&db);
+        assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+        if table == "public.keyed" {
+            // The column more.
+            for row in expected.iter_mut().flatten().flatten() {
+                row.insert(row.len() - 1, ',');
+            }
+        }
+        let got = db.rows(rows);
+        assert!(expected.len() > 6);
+        let unlike: Vec<_> = expected.iter().zip(&got).filter(|(e, g)| e != g).take(5).collect();
+        assert!(expected.len() == got.len() && unlike.is_empty(), "{table}: {unlike:#?}");
+        let finished = pgrecast(&db, &["finish", &only_migration(&db)]);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert_nothing_left(&db);
     }
 }
