@@ -52,7 +52,7 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
     let mut last = String::new();
     for number in 1..=options.attempts {
         let patience = lock_wait(number, options.lock_timeout);
-        let decision = wait_in_step(context, follower, patience / 2, &mut lookout).await?;
+        let decision = wait_in_step(context, follower, patience / 2, options.timeout, &mut lookout).await?;
         let outcome = match decision {
             Some(who) => {
                 terminate(&mut lookout, options).await?;
@@ -105,19 +105,23 @@ async fn wait_in_step(
     context: &Context,
     follower: &Follower,
     pause: Duration,
+    timeout: Duration,
     lookout: &mut Lookout<'_>,
 ) -> Result<Option<String>, Failure> {
     let begun = Instant::now();
     let mut said = false;
     loop {
+        let asked = Instant::now();
         follower.settle().await?;
+        let settled_in = asked.elapsed();
         let view = follower.view();
         let seen = Seen {
+            settled_in,
             backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
             live: view.live.load(std::sync::atomic::Ordering::Acquire),
             blockers: lookout.blockers(pause).await?,
         };
-        match gate::decide(&seen) {
+        match gate::decide(&seen, gate::patience(begun.elapsed(), timeout)) {
             Decision::Go => return Ok(None),
             Decision::Blocked(who) => return Ok(Some(who)),
             Decision::Behind(why) => {

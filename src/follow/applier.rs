@@ -3,18 +3,20 @@
 //! Nothing is acknowledged before it is durable (rule 9): every tick the position up to which all is journaled or
 //! flushed goes into the ledger beside the WAL position of the moment, and is told to the slot once that is on disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::drainer::{Drained, Drainer};
+use super::writer::{self, Lot, Writer};
 use super::{Command, Job, View, reader};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
 use crate::journal::{Backlog, Ledger, table};
-use crate::pg::{Conn, Error, Literal, Lsn, Role};
+use crate::pg::{Conn, Error, Literal, Lsn};
 use crate::retry::Retry;
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
@@ -29,15 +31,21 @@ const EAGER_KEYS: usize = 400;
 /// Keys journaled in one write.
 const JOURNAL_KEYS: usize = 8_192;
 /// How long received keys may wait for the next write to the journal.
-const JOURNAL_AFTER: Duration = Duration::from_millis(100);
+const JOURNAL_AFTER: Duration = Duration::from_millis(200);
+/// Received keys beyond which the stream waits for the journal.
+const MOST_PENDING: usize = 4 * JOURNAL_KEYS;
+/// Keys of a generation that are read ahead of the flushers.
+const READ_AHEAD: usize = 4 * BATCH_KEYS;
 /// Keys of the youngest generation below which they are taken to memory and following turns live.
 const LIVE_KEYS: u64 = 10_000;
 /// Memory of the backlog beyond which keys go back to the journal table.
 const MEMORY_BYTES: usize = 12 << 20;
 /// How long the throttle may keep keys in memory before they go to the journal table.
 const HELD_MOST: Duration = Duration::from_secs(2);
-/// How often the ledger and unsettled keys are looked at.
+/// How often unsettled keys are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the ledger is.
+const LEDGER_EVERY: Duration = Duration::from_millis(300);
 /// Flushes in a row in which a key may meet a neighbour that is still stale, each a tick apart.
 const CONFLICTS: u32 = 100;
 
@@ -55,18 +63,27 @@ enum Mode {
 struct Draining {
     generation: u32,
     reading: Reading,
+    /// Keys that were read and that no flusher has yet.
+    read: VecDeque<(Key, u64)>,
     batches: HashMap<usize, Batch>,
 }
 
-/// How far the cursor over a generation is.
+/// How far the reading of a generation is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// Not opened, or gone with its connection: to be read from the start once nothing of it is in flight (rule 6).
+    /// Not begun, or broken: to be read from the start once nothing of it is in flight (rule 6).
     Unopened,
-    /// Open.
+    /// Under way.
     Open,
     /// Behind the last key.
     Exhausted,
+}
+
+/// A lot on its way to the journal.
+struct Writing {
+    keys: u64,
+    /// Everything received up to here is in it, or was journaled before.
+    end: Lsn,
 }
 
 struct Flusher {
@@ -99,6 +116,9 @@ pub(super) struct Applier {
     /// Keys received and not journaled yet.
     pending: HashMap<Key, u64>,
     pending_since: Instant,
+    writer: Writer,
+    writing: Option<Writing>,
+    drainer: Drainer,
     backlog: Backlog,
     gathering_since: Option<Instant>,
     flushers: Vec<Flusher>,
@@ -107,6 +127,7 @@ pub(super) struct Applier {
     reader: tokio::task::JoinHandle<Result<(), Failure>>,
     safe: watch::Sender<Lsn>,
     ledger: Ledger,
+    looked_at_wal: Instant,
     /// The end of the last transaction received in full.
     last_end: Lsn,
     /// The same when the journal was last written: all up to there is in it.
@@ -130,13 +151,6 @@ pub(super) struct Applier {
     touched: HashSet<Key>,
 }
 
-/// Opens the journal's connection.
-async fn open(job: &Job) -> Result<Conn, Error> {
-    let conn = job.connector.open(Role::Journal).await?;
-    conn.batch("pin journal settings", "SET synchronous_commit = off").await?;
-    Ok(conn)
-}
-
 enum Waiter {
     Settle(oneshot::Sender<()>),
     Drain(oneshot::Sender<Option<Vec<Key>>>),
@@ -144,7 +158,7 @@ enum Waiter {
 
 impl Applier {
     pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
-        let conn = open(&job).await?;
+        let conn = writer::open(&job.connector).await?;
         let mut older = table::generations(&conn, &job.names).await?;
         let generation = match older.last() {
             Some(last) => *last,
@@ -177,6 +191,8 @@ impl Applier {
             })
             .collect::<Vec<_>>();
         let partitions = flushers.len();
+        let writer = Writer::start(job.connector.clone(), job.names.clone());
+        let drainer = Drainer::start(job.connector.clone(), job.plan.clone(), job.names.clone());
         Ok(Applier {
             job,
             view,
@@ -189,6 +205,9 @@ impl Applier {
             listed,
             pending: HashMap::new(),
             pending_since: Instant::now(),
+            writer,
+            writing: None,
+            drainer,
             backlog: Backlog::new(partitions),
             gathering_since: None,
             flushers,
@@ -197,6 +216,7 @@ impl Applier {
             reader,
             safe,
             ledger: Ledger::new(),
+            looked_at_wal: Instant::now(),
             last_end: Lsn::ZERO,
             journaled_end: Lsn::ZERO,
             near_xid: 0,
@@ -228,6 +248,8 @@ impl Applier {
             self.advance().await?;
             self.show();
             let linger = self.linger();
+            let has_room = self.pending.len() < MOST_PENDING;
+            let reads_ahead = matches!(&self.mode, Mode::Drain(d) if d.read.len() < READ_AHEAD);
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
@@ -236,8 +258,17 @@ impl Applier {
                 },
                 Some(outcome) = self.outcomes.recv() => self.settle(outcome)?,
                 _ = tick.tick() => self.tick().await?,
-                events = self.events.recv() => match events {
-                    Some(events) => self.take(events).await?,
+                written = self.writer.written() => self.journaled(written)?,
+                drained = self.drainer.next(), if reads_ahead => self.drained(drained?),
+                events = self.events.recv(), if has_room => match events {
+                    Some(events) => {
+                        self.take(events).await?;
+                        // The rest of what waits, before anything else is asked of the server.
+                        for _ in 0..HANDED_OVER {
+                            let Ok(events) = self.events.try_recv() else { break };
+                            self.take(events).await?;
+                        }
+                    }
                     None => return Err(self.reader_failed().await),
                 },
                 () = tokio::time::sleep(linger) => {}
@@ -257,7 +288,7 @@ impl Applier {
     fn linger(&self) -> Duration {
         match &self.mode {
             Mode::Live if self.stuck => TICK,
-            Mode::Journal | Mode::Drain(_) if self.pending.is_empty() => TICK,
+            Mode::Journal | Mode::Drain(_) if self.pending.is_empty() || self.writing.is_some() => TICK,
             Mode::Journal | Mode::Drain(_) => JOURNAL_AFTER.saturating_sub(self.pending_since.elapsed()),
             Mode::Live => match self.gathering_since {
                 Some(since) => LINGER.saturating_sub(since.elapsed()).max(Duration::from_millis(1)),
@@ -325,12 +356,8 @@ impl Applier {
         if !self.conn.is_closed() && self.conn.batch("roll back journal", "ROLLBACK").await.is_ok() {
             return Ok(());
         }
-        // The cursor goes with the connection.
-        if let Mode::Drain(d) = &mut self.mode {
-            d.reading = Reading::Unopened;
-        }
         loop {
-            match open(&self.job).await {
+            match writer::open(&self.job.connector).await {
                 Ok(conn) => {
                     self.conn = conn;
                     return Ok(());
@@ -357,9 +384,6 @@ impl Applier {
                 Event::Schema(_) => {}
                 Event::Empty { commit_end } => self.last_end = self.last_end.max(commit_end),
             }
-        }
-        if self.pending.len() >= JOURNAL_KEYS {
-            self.write_journal().await?;
         }
         if matches!(self.mode, Mode::Live) && self.backlog.bytes() > MEMORY_BYTES {
             self.back_to_table().await?;
@@ -423,25 +447,37 @@ impl Applier {
         *known = (*known).max(xid);
     }
 
-    async fn write_journal(&mut self) -> Result<(), Failure> {
-        let mut retry = Retry::new();
-        while let Err(e) = self.append_pending().await {
-            self.mend(e, &mut retry).await?;
+    /// Hands what was received to the writer, unless it is at work.
+    fn begin_writing(&mut self) -> Result<(), Failure> {
+        if self.pending.is_empty() || self.writing.is_some() {
+            return Ok(());
+        }
+        let keys = std::mem::take(&mut self.pending);
+        self.writing = Some(Writing { keys: keys.len() as u64, end: self.last_end });
+        self.writer.begin(Lot { generation: self.generation, keys })
+    }
+
+    /// The writer is done with its lot.
+    fn journaled(&mut self, written: Result<(), Failure>) -> Result<(), Failure> {
+        written?;
+        if let Some(Writing { keys, end }) = self.writing.take() {
+            self.written = self.written.map(|n| n + keys);
+            self.listed += keys;
+            self.journaled_end = end;
         }
         Ok(())
     }
 
-    async fn append_pending(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() {
-            return Ok(());
+    /// Returns once all that was received is in the journal.
+    async fn write_journal(&mut self) -> Result<(), Failure> {
+        loop {
+            self.begin_writing()?;
+            if self.writing.is_none() {
+                return Ok(());
+            }
+            let written = self.writer.written().await;
+            self.journaled(written)?;
         }
-        let keys = self.pending.iter().map(|(k, xid)| (k, *xid));
-        table::append(&self.conn, &self.job.names, self.generation, keys).await?;
-        self.written = self.written.map(|n| n + self.pending.len() as u64);
-        self.listed += self.pending.len() as u64;
-        self.pending.clear();
-        self.journaled_end = self.last_end;
-        Ok(())
     }
 
     /// The backlog outgrew its memory: what waits goes to a new generation, and flushing goes on from the table.
@@ -472,10 +508,8 @@ impl Applier {
 
     /// Takes whatever step is due.
     async fn advance(&mut self) -> Result<(), Failure> {
-        if !self.pending.is_empty()
-            && (self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS)
-        {
-            self.write_journal().await?;
+        if self.pending_since.elapsed() >= JOURNAL_AFTER || self.pending.len() >= JOURNAL_KEYS {
+            self.begin_writing()?;
         }
         let idle = self.flushers.iter().all(|f| !f.busy);
         if idle && matches!(self.mode, Mode::Live) {
@@ -505,7 +539,12 @@ impl Applier {
             self.rotate().await?;
         }
         let Some(generation) = self.older.first().copied() else { return Ok(()) };
-        self.mode = Mode::Drain(Draining { generation, reading: Reading::Unopened, batches: HashMap::new() });
+        self.mode = Mode::Drain(Draining {
+            generation,
+            reading: Reading::Unopened,
+            read: VecDeque::new(),
+            batches: HashMap::new(),
+        });
         Ok(())
     }
 
@@ -544,56 +583,62 @@ impl Applier {
             }
             keys.extend(more);
         }
-        self.conn.batch("close journal", "CLOSE pgrecast_journal").await?;
+        table::close_cursor(&self.conn).await?;
         Ok(keys)
+    }
+
+    /// The drainer has more of the generation.
+    fn drained(&mut self, drained: Drained) {
+        let Mode::Drain(d) = &mut self.mode else { return };
+        match drained {
+            Drained::Keys(keys) => d.read.extend(keys),
+            Drained::End => d.reading = Reading::Exhausted,
+            Drained::Broken => {
+                d.read.clear();
+                d.reading = Reading::Unopened;
+            }
+        }
     }
 
     /// Feeds idle flushers from the oldest generation; drops it when all of it is flushed.
     async fn drain(&mut self) -> Result<(), Failure> {
-        let mut retry = Retry::new();
-        while let Err(e) = self.drain_step().await {
-            self.mend(e, &mut retry).await?;
-        }
-        Ok(())
-    }
-
-    async fn drain_step(&mut self) -> Result<(), Error> {
         if self.job.throttle.reason().is_some() {
             return Ok(());
         }
         let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
-        if d.reading == Reading::Unopened {
-            if !d.batches.is_empty() {
-                return Ok(());
-            }
-            table::open(&self.conn, &self.job.plan, &self.job.names, d.generation).await?;
+        if d.reading == Reading::Unopened && d.batches.is_empty() {
+            self.drainer.open(d.generation)?;
             d.reading = Reading::Open;
         }
         for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| !f.busy) {
-            if d.reading == Reading::Exhausted {
+            let some = d.read.len().min(BATCH_KEYS);
+            if some == 0 {
                 break;
             }
-            let keys = table::fetch(&self.conn, BATCH_KEYS).await?;
-            if keys.is_empty() {
-                d.reading = Reading::Exhausted;
-                break;
-            }
-            self.listed = self.listed.saturating_sub(keys.len() as u64);
-            let (keys, xids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            self.listed = self.listed.saturating_sub(some as u64);
+            let (keys, xids): (Vec<_>, Vec<_>) = d.read.drain(..some).unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
             flusher.take(Batch { partition, keys, xids })?;
         }
-        if d.reading == Reading::Exhausted && d.batches.is_empty() {
+        if d.reading == Reading::Exhausted && d.read.is_empty() && d.batches.is_empty() {
             let generation = d.generation;
-            // What came back unsettled is in a younger generation before this one goes.
-            self.append_pending().await?;
-            table::close(&self.conn, &self.job.names, generation).await?;
-            self.older.retain(|g| *g != generation);
-            if let (true, Some(written)) = (self.older.is_empty(), self.written) {
-                // A key that was written several times was read once.
-                self.listed = written;
-            }
+            self.drop_generation(generation).await?;
             self.mode = Mode::Journal;
+        }
+        Ok(())
+    }
+
+    async fn drop_generation(&mut self, generation: u32) -> Result<(), Failure> {
+        // What came back unsettled is in a younger generation before this one goes.
+        self.write_journal().await?;
+        let mut retry = Retry::new();
+        while let Err(e) = table::close(&self.conn, &self.job.names, generation).await {
+            self.mend(e, &mut retry).await?;
+        }
+        self.older.retain(|g| *g != generation);
+        if let (true, Some(written)) = (self.older.is_empty(), self.written) {
+            // A key that was written several times was read once.
+            self.listed = written;
         }
         Ok(())
     }
@@ -675,7 +720,10 @@ impl Applier {
             self.gathering_since.get_or_insert_with(Instant::now);
         }
         self.answer_settled();
-        self.look_at_wal().await
+        if self.looked_at_wal.elapsed() >= LEDGER_EVERY {
+            self.look_at_wal().await?;
+        }
+        Ok(())
     }
 
     /// Keys that the throttle keeps in memory hold the slot back, and that may be the very reason of the pause: in the
@@ -702,7 +750,7 @@ impl Applier {
     /// What of the stream is journaled or flushed, as far as this task knows.
     fn done_up_to(&self) -> Lsn {
         let journaled = match self.mode {
-            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() => self.journaled_end,
+            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() || self.writing.is_some() => self.journaled_end,
             Mode::Journal | Mode::Drain(_) | Mode::Live => self.last_end,
         };
         self.backlog.hold().unwrap_or(journaled).min(journaled)
@@ -723,6 +771,7 @@ impl Applier {
         let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
         let lsn = |i: usize| text(i).parse::<Lsn>().map_err(|e| Failure::failed(e.to_string()));
         self.near_xid = self.near_xid.max(text(2).parse().unwrap_or(0));
+        self.looked_at_wal = Instant::now();
         self.ledger.committed(done, lsn(0)?);
         self.ledger.flushed(lsn(1)?);
         let safe = self.ledger.safe();

@@ -1,12 +1,15 @@
 //! Follows every concurrent change: from the stream to the journal, from the journal to the flushers.
 //!
-//! One task owns the backlog and decides; a reader task receives; flusher tasks write. The task is in one of three
+//! One task owns the backlog and decides; a reader task receives, a writer task journals, a drainer task reads the journal
+//! again, flusher tasks flush. None of them waits for another's question to the server. The task is in one of three
 //! modes: it journals (during copy and index builds nothing may be flushed, rule 4), it drains the journal table while
 //! new keys go to a younger generation of it, or it is live and keys stay in memory. It goes from one to the next by
 //! itself once it is told to catch up, and back to draining when the backlog outgrows its memory.
 
 mod applier;
+mod drainer;
 mod reader;
+mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -125,9 +125,14 @@ pub async fn fetch(conn: &Conn, count: usize) -> Result<Vec<(Key, u64)>, Error> 
         .collect()
 }
 
-/// Closes the cursor and drops the generation; does no harm where an earlier try did it.
+/// Closes the cursor.
+pub async fn close_cursor(conn: &Conn) -> Result<(), Error> {
+    conn.batch("close journal", &format!("CLOSE {CURSOR}")).await
+}
+
+/// Drops a generation; does no harm where an earlier try did it.
 pub async fn close(conn: &Conn, names: &Names, generation: u32) -> Result<(), Error> {
-    conn.batch("drop journal", &format!("CLOSE ALL; DROP TABLE IF EXISTS {}", names.journal(generation))).await
+    conn.batch("drop journal", &format!("DROP TABLE IF EXISTS {}", names.journal(generation))).await
 }
 
 const CURSOR: &str = "pgrecast_journal";

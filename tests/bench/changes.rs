@@ -34,6 +34,8 @@ pub fn sustained(lab: &mut Lab) -> Result<Outcome> {
         for (what, pointer, unit) in [
             ("whole run", "/run/wall", "s"),
             ("keys followed", "/run/keys_journaled", ""),
+            ("keys left for the lock", "/run/cutover/final_keys", ""),
+            ("write_blocked", "/write_blocked_ms", "ms"),
             ("tps without", "/tps_without", "tps"),
             ("tps with", "/tps_with", "tps"),
         ] {
@@ -62,7 +64,7 @@ fn followed(lab: &Lab, template: &str, commit: &str) -> Result<Value> {
     let before = SystemTime::now();
     sleep(lab.span(15.0));
     let begun = SystemTime::now();
-    let limit = format!("{}s", lab.span(1_200.0).as_secs());
+    let limit = format!("{}s", lab.span(300.0).as_secs());
     let run = Migration::run(lab, "pgbench_accounts", CLAUSES, &["--no-verify", "--max-runtime", &limit]);
     let ended = SystemTime::now();
     let at_work = load.is_running()?;
@@ -74,6 +76,7 @@ fn followed(lab: &Lab, template: &str, commit: &str) -> Result<Value> {
     });
     match run {
         Ok(done) if at_work => {
+            facts["write_blocked_ms"] = json!(done.number("/cutover/write_blocked") * 1_000.0);
             facts["run"] = done.facts();
             done.finish(lab)?;
         }
