@@ -4,11 +4,13 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pg::Connector;
+use crate::error::Failure;
+use crate::pg::{Conn, Connector, Literal};
 use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
 use crate::report::Reporter;
 use crate::state::Store;
+use crate::ties::{Carry, Ties};
 
 /// One migration, planned and registered.
 pub struct Context {
@@ -42,6 +44,30 @@ impl Context {
             self.facts.deadlock_timeout_ms + 1_000,
             then.as_millis().max(1)
         )
+    }
+
+    /// What is tied to the source now.
+    pub async fn ties(&self, conn: &Conn) -> Result<Ties, Failure> {
+        Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await
+    }
+
+    /// What carries those ties.
+    pub fn carry<'a>(&'a self, ties: &'a Ties) -> Carry<'a> {
+        Carry { plan: &self.plan, ties, role: &self.facts.role }
+    }
+
+    /// Gives the shadow the extended statistics of the source, as far as it has not got them.
+    pub async fn make_statistics(&self, conn: &Conn, ties: &Ties) -> Result<(), Failure> {
+        let sql = format!(
+            "SELECT stxname FROM pg_catalog.pg_statistic_ext WHERE stxrelid = {}::regclass",
+            Literal(&self.names.shadow().to_string())
+        );
+        let rows = conn.simple("list statistics of shadow", &sql).await?;
+        let there: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        for statement in self.carry(ties).statistics_of_shadow(&self.names, &there) {
+            conn.batch("make statistics", &statement).await?;
+        }
+        Ok(())
     }
 
     /// The slot's name.

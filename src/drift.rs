@@ -4,7 +4,6 @@ use crate::error::Failure;
 use crate::pg::{Conn, Error};
 use crate::plan::read;
 use crate::plan::shape::Shape;
-use crate::preflight::{self, ServerFacts};
 
 /// The text of the error where the source is no longer the table of the plan.
 pub const DRIFTED: &str = "the source's columns are not those of the plan";
@@ -100,21 +99,6 @@ pub fn ties_sql(source: &Shape) -> String {
               JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))))",
         source.oid
     )
-}
-
-/// Nothing may be tied to the source that the swap does not carry.
-///
-/// # Errors
-/// Names what was made since the migration began.
-pub async fn check_ties(conn: &Conn, facts: &ServerFacts, source: &Shape, publication: &str) -> Result<(), Failure> {
-    let found = preflight::look_again(conn, facts, source.oid, publication).await?;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let what: Vec<String> = found.into_iter().map(|finding| finding.what).collect();
-    Err(changed(source)
-        .detail(format!("Since the migration began: {}.", what.join("; ")))
-        .hint("Take it back and run pgrecast resume, or run pgrecast abort."))
 }
 
 /// The error for a source whose columns are no longer those of the plan.

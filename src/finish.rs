@@ -110,6 +110,30 @@ pub fn identity(shape: &Shape, rename: impl Fn(&str) -> String) -> String {
     }
 }
 
+/// VALIDATE CONSTRAINT, of a table given as SQL.
+pub fn validate(table: &str, key: &str) -> String {
+    format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", Ident(key))
+}
+
+/// Validates the foreign keys that the swap left NOT VALID; one that has gone since needs it no more.
+pub async fn validate_keys(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let sql = format!("SELECT to_validate::text FROM pgrecast.migration WHERE id = {}", context.id);
+    let text = conn.scalar("read keys to validate", &sql).await?.unwrap_or_else(|| "[]".to_owned());
+    let keys: Vec<(String, String)> = serde_json::from_str(&text)
+        .map_err(|e| Failure::failed(format!("the control row of migration {} cannot be read: {e}", context.id)))?;
+    for (table, key) in keys {
+        let still = format!(
+            "SELECT count(*) FROM pg_catalog.pg_constraint WHERE conrelid = to_regclass({}) AND conname = {} AND NOT convalidated",
+            Literal(&table),
+            Literal(&key)
+        );
+        if conn.scalar("look for foreign key", &still).await?.as_deref() == Some("1") {
+            patiently(conn, "validate foreign key", &validate(&table, &key)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Drops shadow and journal.
 pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> {
     patiently(conn, "drop shadow", &format!("DROP TABLE IF EXISTS {}", context.names.shadow())).await?;

@@ -44,6 +44,7 @@ mod retry;
 pub mod run;
 pub mod stream;
 pub mod throttle;
+pub mod ties;
 pub mod unfit;
 pub mod verify;
 

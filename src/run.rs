@@ -301,6 +301,7 @@ impl Run {
         let conn = context.connector.open(Role::Control).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
+        finish::validate_keys(context, &conn).await?;
         if context.plan.key.needs_helper_index {
             let helper = context.plan.target.name.sibling(context.names.helper_index().name);
             finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
@@ -420,6 +421,10 @@ impl Work {
 
     /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
     async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
+        // Extended statistics are there before the ANALYZE that fills them.
+        let conn = self.context.connector.open(Role::Indexer).await?;
+        let ties = self.context.ties(&conn).await?;
+        self.context.make_statistics(&conn, &ties).await?;
         let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
         let sql = format!("{verb} {}", self.context.names.shadow());
         let mut retry = Retry::new();

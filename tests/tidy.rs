@@ -25,6 +25,7 @@ const ROOMS: &[&str] = &[
     "throttle",
     "retry",
     "drift",
+    "ties",
     "state",
     "preflight",
     "plan",

@@ -12,6 +12,7 @@ use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::spec::Clauses;
 use crate::state::{Migration, NewMigration, Phase, Store};
+use crate::ties::Ties;
 
 /// Migrates, or goes on with the same migration where it was begun before.
 pub async fn alter(typed: Alter) -> Result<(), Failure> {
@@ -53,8 +54,10 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
         settings: &settings,
     };
     let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
+    let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
+    preflight::refusal(ties.findings(&planner, &plan, opened.facts.version).await?)?;
     if typed.dry_run {
-        steps::show(&plan, &opened.facts, typed.output.format, &typed.options)?;
+        steps::show(&plan, &ties, &opened.facts, typed.output.format, &typed.options)?;
         return Ok(None);
     }
     let source = plan.source.name.plain();

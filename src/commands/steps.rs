@@ -5,12 +5,14 @@ use crate::cli::MigrateOptions;
 use crate::copy::Statements as CopyStatements;
 use crate::cutover::Swap;
 use crate::error::Failure;
+use crate::finish;
 use crate::flush::Statements as FlushStatements;
 use crate::index;
 use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
 use crate::prepare;
 use crate::report::Format;
+use crate::ties::{Carry, Ties};
 
 /// One statement of the plan.
 #[derive(Debug, serde::Serialize)]
@@ -25,8 +27,14 @@ struct Step {
 }
 
 /// Prints the plan.
-pub fn show(plan: &Plan, facts: &ServerFacts, format: Format, options: &MigrateOptions) -> Result<(), Failure> {
-    let steps = list(plan, facts, options);
+pub fn show(
+    plan: &Plan,
+    ties: &Ties,
+    facts: &ServerFacts,
+    format: Format,
+    options: &MigrateOptions,
+) -> Result<(), Failure> {
+    let steps = list(plan, ties, facts, options);
     match format {
         Format::Json => {
             for step in &steps {
@@ -63,7 +71,7 @@ fn text(plan: &Plan, steps: &[Step]) -> String {
 const NO_LOCK: &str = "none";
 const NOBODY: &str = "nobody";
 
-fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step> {
+fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step> {
     // The number is given when the migration is registered.
     let names = Names::new(0);
     let step = |phase, statement: String, lock, waits: &str| Step {
@@ -100,6 +108,10 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
     let flush = FlushStatements::new(plan, &names);
     steps.push(step("catch up", flush.delete_gone, "ACCESS SHARE", NOBODY));
     steps.push(step("catch up", flush.upsert, "ACCESS SHARE", NOBODY));
+    let carry = Carry { plan, ties, role: &facts.role };
+    for statement in carry.statistics_of_shadow(&names, &[]) {
+        steps.push(step("ready", statement, NO_LOCK, NOBODY));
+    }
     steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
     let lock = |mode| format!("LOCK TABLE ONLY {} IN {mode} MODE", plan.source.name);
     steps.push(step(
@@ -109,12 +121,22 @@ fn list(plan: &Plan, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step>
         "DDL and vacuum of the table",
     ));
     let all = format!("every reader and writer of the table, {} ms at most", options.cutover.timeout.as_millis());
+    for statement in carry.locks_before() {
+        steps.push(step("cut over", statement, "ACCESS EXCLUSIVE on that one", &all));
+    }
     steps.push(step("cut over", lock("ACCESS EXCLUSIVE"), "ACCESS EXCLUSIVE", &all));
+    for statement in carry.locks_after() {
+        steps.push(step("cut over", statement, "ACCESS EXCLUSIVE on that one", &all));
+    }
     let acl = crate::cutover::Acl::none();
-    let swap = Swap { id: 0, plan, names: &names, taken: &[], acl: &acl, role: &facts.role };
+    let swap = Swap { id: 0, plan, names: &names, taken: &[], acl: &acl, carry, role: &facts.role };
     for statement in swap.statements() {
         steps.push(step("cut over", statement, "ACCESS EXCLUSIVE", "the same"));
     }
     steps.push(step("cut over", "COMMIT".to_owned(), "released", NOBODY));
+    for (table, key) in carry.to_validate() {
+        let statement = finish::validate(&table.to_string(), &key);
+        steps.push(step("finish", statement, "SHARE UPDATE EXCLUSIVE on that one", "DDL and vacuum of that table"));
+    }
     steps
 }

@@ -8,10 +8,12 @@ use crate::drift;
 use crate::error::Failure;
 use crate::flush::{self, Flusher};
 use crate::follow::Follower;
-use crate::pg::{Error, Role, Verdict};
+use crate::pg::{Conn, Error, Role, Verdict};
 use crate::plan::build::relation_names;
+use crate::preflight;
 use crate::prepare;
 use crate::state::Phase;
+use crate::ties::Ties;
 
 /// Keys beyond which the flush under the lock would take too long.
 const MOST_KEYS: usize = 10_000;
@@ -44,7 +46,7 @@ pub(super) async fn run(
     lock_wait: Duration,
 ) -> Result<Outcome, Failure> {
     let begun = begin(context, options, columns, lock_wait).await;
-    let Begun { flusher, statements, ties, pid } = match begun {
+    let Begun { flusher, script, ties, pid } = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
         Err(failure) if is_lost(&failure) => return Ok(Outcome::Blocked(failure.primary)),
@@ -54,7 +56,7 @@ pub(super) async fn run(
     follower.hurry().await?;
     follower.settle().await?;
     follower.quiesce().await?;
-    let outcome = locked(context, follower, options, &flusher, &statements, &ties).await;
+    let outcome = locked(context, follower, options, &flusher, &script, &ties).await;
     let outcome = match outcome {
         Ok(done) => Ok(Outcome::Done(done)),
         Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),
@@ -79,10 +81,17 @@ pub(super) async fn run(
 /// An attempt with everything but the lock.
 struct Begun {
     flusher: Flusher,
-    statements: String,
+    script: Script,
     /// What the grants and dependents were when the statements were made.
     ties: Option<String>,
     pid: String,
+}
+
+/// What is said in the transaction.
+struct Script {
+    /// Locks before the source's, and after it.
+    locks: (Vec<String>, Vec<String>),
+    swap: String,
 }
 
 /// Reads what the swap rests on, and opens its transaction; or says who is in the way.
@@ -96,24 +105,45 @@ async fn begin(
     let ties = flusher.conn().scalar("mark ties", &drift::ties_sql(&context.plan.source)).await?;
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
+    let bonds = context.ties(flusher.conn()).await?;
+    context.make_statistics(flusher.conn(), &bonds).await?;
+    let carry = context.carry(&bonds);
     let swap = Swap {
         id: context.id,
         plan: &context.plan,
         names: &context.names,
         taken: &taken,
         acl: &acl,
+        carry,
         role: &context.facts.role,
     };
-    let statements = swap.statements().join(";\n");
+    let script = Script { locks: (carry.locks_before(), carry.locks_after()), swap: swap.statements().join(";\n") };
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait).await? {
+    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait, &carry.tables()).await? {
         return Ok(Err(why));
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
     let source = &context.plan.source;
     drift::check(flusher.conn(), source).await?;
-    drift::check_ties(flusher.conn(), &context.facts, source, &context.names.publication()).await?;
-    Ok(Ok(Begun { flusher, statements, ties, pid }))
+    check_ties(flusher.conn(), context, &bonds).await?;
+    Ok(Ok(Begun { flusher, script, ties, pid }))
+}
+
+/// Nothing may be tied to the source that the swap does not carry.
+///
+/// # Errors
+/// Names what was made since the migration began.
+async fn check_ties(conn: &Conn, context: &Context, ties: &Ties) -> Result<(), Failure> {
+    let source = &context.plan.source;
+    let mut found = preflight::look_again(conn, &context.facts, source.oid).await?;
+    found.extend(ties.judge(&context.plan));
+    if found.is_empty() {
+        return Ok(());
+    }
+    let what: Vec<String> = found.into_iter().map(|finding| finding.what).collect();
+    Err(drift::changed(source)
+        .detail(format!("Since the migration began: {}.", what.join("; ")))
+        .hint("Take it back and run pgrecast resume, or run pgrecast abort."))
 }
 
 fn is_lost(failure: &Failure) -> bool {
@@ -126,11 +156,14 @@ async fn keep_vacuum_away(
     flusher: &Flusher,
     options: &Options,
     lock_wait: Duration,
+    others: &[String],
 ) -> Result<Option<String>, Failure> {
+    let others: String = others.iter().map(|table| format!(", ONLY {table}")).collect();
+    let tables = format!("{}{others}", context.plan.source.name);
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = local; {}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
-        context.past_vacuum(&context.plan.source.name, lock_wait),
+        context.past_vacuum(&tables, lock_wait),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );
     match flusher.conn().batch("keep vacuum away", &sql).await {
@@ -176,13 +209,27 @@ async fn locked(
     follower: &Follower,
     options: &Options,
     flusher: &Flusher,
-    statements: &str,
+    script: &Script,
     ties: &Option<String>,
 ) -> Result<Done, Stop> {
     let conn = flusher.conn();
     let asked = Instant::now();
     let lock = format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", context.plan.source.name);
-    if let Err(e) = conn.batch("lock source", &lock).await {
+    let mut granted = None;
+    let mut refused = None;
+    let all = script.locks.0.iter().chain([&lock]).chain(&script.locks.1);
+    for statement in all {
+        let asked_now = Instant::now();
+        match conn.batch("lock source", statement).await {
+            // From the first lock on that somebody waits for.
+            Ok(()) => drop(granted.get_or_insert(asked_now)),
+            Err(e) => {
+                refused = Some(e);
+                break;
+            }
+        }
+    }
+    if let Some(e) = refused {
         if e.verdict() == Verdict::Stop {
             return Err(e.into());
         }
@@ -195,7 +242,10 @@ async fn locked(
             Err(failure) => return Err(failure.into()),
         }));
     }
-    let granted = Instant::now();
+    let granted = match script.locks.0.is_empty() && script.locks.1.is_empty() {
+        true => Instant::now(),
+        false => granted.unwrap_or(asked),
+    };
     let lock_wait = granted - asked;
     let left = options.timeout.saturating_sub(lock_wait);
     let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));
@@ -214,7 +264,7 @@ async fn locked(
     if rest.is_zero() {
         return Err(over());
     }
-    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{statements}", rest.as_millis().max(1)))
+    conn.batch("swap", &format!("SET LOCAL statement_timeout = '{}ms';\n{}", rest.as_millis().max(1), script.swap))
         .await?;
     if granted.elapsed() > left {
         return Err(over());

@@ -48,7 +48,8 @@ pub struct Figures {
 /// # Errors
 /// Exit 5 where the lock was never granted: everything is kept for another try.
 pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
-    let mut lookout = Lookout { context, conn: None, retry: Retry::new() };
+    let ties = context.ties(context.store.conn()).await?;
+    let mut lookout = Lookout { context, others: context.carry(&ties).locked(), conn: None, retry: Retry::new() };
     let mut last = String::new();
     for number in 1..=options.attempts {
         let patience = lock_wait(number, options.lock_timeout);
@@ -138,6 +139,8 @@ async fn wait_in_step(
 /// Looks for whoever is in the way.
 struct Lookout<'a> {
     context: &'a Context,
+    /// Relations that are locked besides the source.
+    others: Vec<u32>,
     conn: Option<Conn>,
     retry: Retry,
 }
@@ -162,7 +165,7 @@ impl Lookout<'_> {
     }
 
     async fn holders(&mut self) -> Result<Vec<Blocker>, Failure> {
-        let rows = self.ask("look for blockers", &blockers_sql(self.context)).await?;
+        let rows = self.ask("look for blockers", &blockers_sql(self.context, &self.others)).await?;
         let broken = |e: serde_json::Error| Failure::failed(format!("look for blockers: {e}"));
         rows.into_iter()
             .filter_map(|r| r.into_iter().next().flatten())
@@ -193,7 +196,8 @@ impl Lookout<'_> {
     }
 }
 
-fn blockers_sql(context: &Context) -> String {
+fn blockers_sql(context: &Context, others: &[u32]) -> String {
+    let others: String = others.iter().map(|oid| format!(", {oid}")).collect();
     format!(
         "SELECT json_build_object('pid', l.pid, 'transaction', l.virtualtransaction, \
          'hidden', p.gid IS NULL AND a.xact_start IS NULL, 'age_ms', coalesce((extract(epoch FROM clock_timestamp() - \
@@ -201,14 +205,14 @@ fn blockers_sql(context: &Context) -> String {
          THEN 'prepared transaction ' || p.gid ELSE format('pid %s (%s, open for %s s): %s', l.pid, a.state, \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 80)) END) \
          FROM (SELECT DISTINCT pid, virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
-         AND database = {0} AND (relation = {1} OR relation IN (SELECT d.objid FROM pg_catalog.pg_depend d \
+         AND database = {0} AND (relation IN ({1}{2}) OR relation IN (SELECT d.objid FROM pg_catalog.pg_depend d \
          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass \
          AND d.refobjid = {1} AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \
          OR a.query LIKE '%(to prevent wraparound)%')",
-        context.facts.database_oid, context.plan.source.oid
+        context.facts.database_oid, context.plan.source.oid, others
     )
 }
 

@@ -5,10 +5,12 @@
 
 use super::acl::Acl;
 use crate::finish;
+use crate::pg::sql::name_with_suffix;
 use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::ddl::{self, free_name};
 use crate::plan::types::{Names, Plan};
 use crate::state::{Phase, Store};
+use crate::ties::Carry;
 
 /// What the swap rests on besides the plan, read just before it.
 pub struct Swap<'a> {
@@ -22,6 +24,8 @@ pub struct Swap<'a> {
     pub taken: &'a [String],
     /// Grants on the source and its columns, and what the shadow has from default privileges.
     pub acl: &'a Acl,
+    /// What is tied to the source.
+    pub carry: Carry<'a>,
     /// The role that swaps.
     pub role: &'a str,
 }
@@ -54,14 +58,22 @@ impl Swap<'_> {
 
     /// All statements, in order.
     pub fn statements(&self) -> Vec<String> {
-        let mut steps = self.old_away();
+        let mut steps = self.carry.let_go();
+        steps.extend(self.old_away());
+        steps.extend(
+            self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &format!("_old_{}", self.id))),
+        );
         steps.extend(self.new_in());
         steps.extend(self.sequences());
         steps.extend(self.settings());
+        steps.extend(self.carry.take_hold());
         let old = self.old_table();
+        let to_validate: Vec<[String; 2]> =
+            self.carry.to_validate().into_iter().map(|(table, key)| [table.to_string(), key]).collect();
         steps.push(format!(
-            "UPDATE pgrecast.migration SET old_table = {} WHERE id = {}",
+            "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb WHERE id = {}",
             Literal(&old.plain()),
+            Literal(&serde_json::json!(to_validate).to_string()),
             self.id
         ));
         steps.push(Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped));

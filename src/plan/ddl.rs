@@ -244,7 +244,8 @@ fn option_name(option: &str) -> &str {
 }
 
 /// `name = 'value'` for each `name=value`; the name may carry the prefix `toast.`.
-fn option_list(options: &[String]) -> String {
+/// `name='value', …` of storage parameters.
+pub fn option_list(options: &[String]) -> String {
     let one = |option: &String| {
         let (name, value) = option.split_once('=').unwrap_or((option, "true"));
         let name = match name.split_once('.') {

@@ -159,6 +159,11 @@ impl Names {
         QualifiedName::new(SCHEMA, format!("shadow_{}_sequence_{n}", self.id))
     }
 
+    /// The shadow's statistics object for the one with this oid, until the swap renames it.
+    pub fn statistics(&self, oid: u32) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_statistics_{oid}", self.id))
+    }
+
     /// The journal's nth generation.
     pub fn journal(&self, generation: u32) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}{generation}", self.journal_prefix()))

@@ -6,11 +6,11 @@
 
 use super::Finding;
 use crate::error::Failure;
-use crate::pg::{Conn, Literal};
+use crate::pg::Conn;
 
 /// Dependents by kind and description. Left out, since the swap carries them: the table's own defaults, indexes,
-/// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences. `$2` is a
-/// publication of ours.
+/// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences, and what
+/// [`crate::ties`] has.
 const DEPENDENTS: &str = "
 WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
@@ -36,18 +36,20 @@ named AS (
                  pg_catalog.pg_describe_object(t.classid, t.objid, t.objsubid)) AS description,
         CASE t.classid
             WHEN 'pg_catalog.pg_rewrite'::regclass THEN
-                CASE WHEN (SELECT w.ev_class FROM pg_catalog.pg_rewrite w WHERE w.oid = t.objid) = me.oid THEN 'rule' ELSE 'view' END
+                (SELECT CASE WHEN w.ev_class = me.oid OR v.relkind = 'v' THEN NULL WHEN v.relkind = 'm' THEN 'materialized view' ELSE 'rule' END
+                 FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class v ON v.oid = w.ev_class WHERE w.oid = t.objid)
             WHEN 'pg_catalog.pg_constraint'::regclass THEN
-                CASE WHEN (SELECT k.contype FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = 'f' THEN 'foreign key'
+                CASE WHEN (SELECT k.contype FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = 'f' THEN NULL
                      WHEN (SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = me.oid THEN NULL
                      ELSE 'constraint' END
             WHEN 'pg_catalog.pg_trigger'::regclass THEN
-                CASE WHEN (SELECT g.tgisinternal FROM pg_catalog.pg_trigger g WHERE g.oid = t.objid) THEN NULL ELSE 'trigger' END
-            WHEN 'pg_catalog.pg_policy'::regclass THEN 'policy'
+                CASE WHEN (SELECT g.tgisinternal OR g.tgrelid = me.oid FROM pg_catalog.pg_trigger g WHERE g.oid = t.objid) THEN NULL ELSE 'trigger' END
+            WHEN 'pg_catalog.pg_policy'::regclass THEN
+                CASE WHEN (SELECT p.polrelid FROM pg_catalog.pg_policy p WHERE p.oid = t.objid) = me.oid THEN NULL ELSE 'policy' END
             WHEN 'pg_catalog.pg_publication_rel'::regclass THEN
-                CASE WHEN (SELECT p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
-                           WHERE r.oid = t.objid) = $2 THEN NULL ELSE 'publication' END
-            WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN 'extended statistics'
+                CASE WHEN (SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.oid = t.objid) = me.oid THEN NULL ELSE 'publication' END
+            WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN
+                CASE WHEN (SELECT s.stxrelid FROM pg_catalog.pg_statistic_ext s WHERE s.oid = t.objid) = me.oid THEN NULL ELSE 'extended statistics' END
             WHEN 'pg_catalog.pg_proc'::regclass THEN 'function'
             WHEN 'pg_catalog.pg_attrdef'::regclass THEN
                 CASE WHEN (SELECT a.adrelid FROM pg_catalog.pg_attrdef a WHERE a.oid = t.objid) = me.oid THEN NULL ELSE 'default' END
@@ -91,8 +93,8 @@ struct Dependent {
     description: String,
 }
 
-pub(super) async fn findings(conn: &Conn, oid: u32, publication: &str) -> Result<Vec<Finding>, Failure> {
-    let sql = DEPENDENTS.replace("$1", &oid.to_string()).replace("$2", &Literal(publication).to_string());
+pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Failure> {
+    let sql = DEPENDENTS.replace("$1", &oid.to_string());
     let rows = conn.simple("find dependents", &sql).await?;
     let mut found = Vec::new();
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
@@ -108,8 +110,9 @@ pub(super) async fn findings(conn: &Conn, oid: u32, publication: &str) -> Result
 
 fn hint(kind: &str) -> &'static str {
     match kind {
-        "view" => "Drop the view and create it again afterwards, or wait for a version that carries views.",
-        "foreign key" => "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).",
+        "materialized view" => {
+            "This version does not carry materialized views: drop it and create it again afterwards."
+        }
         "trigger" => "Drop the trigger and create it again afterwards.",
         "rule" => "Drop the rule and create it again afterwards.",
         "policy" => "Drop the policy and create it again afterwards.",

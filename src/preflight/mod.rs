@@ -23,7 +23,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// A finding.
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Finding { what: what.into(), hint: hint.into() }
     }
 }
@@ -33,19 +34,14 @@ pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Find
     let mut findings = server::findings(conn, facts).await?;
     let on_table = table::findings(conn, facts, oid).await?;
     findings.extend(on_table);
-    findings.extend(dependents::findings(conn, oid, "").await?);
+    findings.extend(dependents::findings(conn, oid).await?);
     Ok(findings)
 }
 
-/// What became of the table since: an empty list means that a swap loses nothing. `publication` is the migration's own.
-pub async fn look_again(
-    conn: &Conn,
-    facts: &ServerFacts,
-    oid: u32,
-    publication: &str,
-) -> Result<Vec<Finding>, Failure> {
+/// What became of the table since: an empty list means that a swap loses nothing.
+pub async fn look_again(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
     let mut findings = table::findings(conn, facts, oid).await?;
-    findings.extend(dependents::findings(conn, oid, publication).await?);
+    findings.extend(dependents::findings(conn, oid).await?);
     Ok(findings)
 }
 

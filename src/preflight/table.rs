@@ -41,7 +41,6 @@ struct Facts {
     system: bool,
     access_method: Option<String>,
     partition: bool,
-    row_security: bool,
     typed: bool,
     owner: String,
     is_owner: bool,
@@ -53,7 +52,7 @@ struct Facts {
 const FACTS: &str = "
 SELECT json_build_object('schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
     'system', n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgrecast') OR c.oid < 16384,
-    'access_method', am.amname, 'partition', c.relispartition, 'row_security', c.relrowsecurity,
+    'access_method', am.amname, 'partition', c.relispartition,
     'typed', c.reloftype <> 0, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
     'is_owner', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'schema_create', has_schema_privilege(n.oid, 'CREATE'),
@@ -96,12 +95,6 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
         found.push(Finding::new(
             format!("{table} is a typed table"),
             "This version does not carry the tie to its type: ALTER TABLE … NOT OF.",
-        ));
-    }
-    if f.row_security {
-        found.push(Finding::new(
-            format!("{table} has row level security enabled"),
-            "This version does not carry policies; a policy could hide rows from the copy.",
         ));
     }
     if !(f.is_owner || server.superuser) {

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     copy_over boolean NOT NULL DEFAULT false,
     cutover_released boolean NOT NULL DEFAULT false,
     old_table text,
+    to_validate jsonb NOT NULL DEFAULT '[]',
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );

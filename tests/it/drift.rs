@@ -27,11 +27,34 @@ const LATE_DDL: &[&str] = &[
     "CREATE INDEX theirs ON t (v)",
     "ALTER TABLE t ADD CONSTRAINT theirs CHECK (id > 0)",
     "COMMENT ON TABLE t IS 'theirs'",
-    "CREATE TRIGGER theirs BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    "CREATE VIEW theirs AS SELECT id FROM t",
-    "CREATE TABLE child (id int REFERENCES t)",
-    "CREATE PUBLICATION theirs FOR TABLE t",
-    "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+    "CREATE MATERIALIZED VIEW theirs AS SELECT id FROM t",
+    "CREATE TABLE theirs () INHERITS (t)",
+];
+
+/// What is carried, whenever it was made, and a query that shows it on the new table.
+const CARRIED: &[(&str, &str)] = &[
+    (
+        "CREATE TRIGGER theirs BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 't'::regclass AND NOT tgisinternal",
+    ),
+    (
+        "CREATE VIEW theirs AS SELECT id FROM t",
+        "SELECT 'theirs' FROM theirs WHERE id = 30000 AND pg_typeof(id) = 'bigint'::regtype",
+    ),
+    (
+        "CREATE TABLE child (id int CONSTRAINT theirs REFERENCES t)",
+        "SELECT conname FROM pg_constraint WHERE confrelid = 't'::regclass AND convalidated",
+    ),
+    ("CREATE PUBLICATION theirs FOR TABLE t", "SELECT pubname FROM pg_publication_tables WHERE tablename = 't'"),
+    (
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY theirs ON t USING (id > 5)",
+        "SELECT p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.oid = 't'::regclass AND c.relrowsecurity",
+    ),
+    ("CREATE STATISTICS theirs ON u, v FROM t", "SELECT stxname FROM pg_statistic_ext WHERE stxrelid = 't'::regclass"),
+    (
+        "GRANT SELECT (id) ON t TO theirs",
+        "SELECT grantee FROM information_schema.column_privileges WHERE table_name = 't' AND grantee = 'theirs'",
+    ),
 ];
 
 fn table() -> Db {
@@ -114,6 +137,21 @@ fn what_the_swap_would_lose_stops_it() {
         db.sql("INSERT INTO t (id) VALUES (30000)");
         command(&db, &["cutover"]).wait().ended(0);
         assert_stopped(&db, running, ddl);
+    }
+}
+
+#[test]
+fn what_is_made_late_is_carried() {
+    for (ddl, shown) in CARRIED {
+        let db = table();
+        db.sql("DO $$ BEGIN CREATE ROLE theirs; EXCEPTION WHEN duplicate_object THEN NULL; END $$");
+        let running = postponed(&db);
+        db.sql(ddl);
+        db.sql("INSERT INTO t (id) VALUES (30000)");
+        command(&db, &["cutover"]).wait().ended(0);
+        running.done();
+        assert_eq!(db.query_one_text(shown), "theirs", "{ddl}");
+        finish(&db);
     }
 }
 

@@ -6,6 +6,7 @@ mod keys;
 mod named;
 mod refused;
 mod shown;
+mod tied;
 mod twins;
 mod unfit;
 mod values;

@@ -1,0 +1,312 @@
+//! The SQL that takes ties from the old table to the new one. Pure; every statement changes the catalog only.
+
+use super::views::{self, Fate};
+use super::{ForeignKey, Policy, Publication, Rule, Statistics, Ties, Trigger};
+use crate::pg::sql::ident_list;
+use crate::pg::{Ident, Literal, QualifiedName};
+use crate::plan::types::{Names, Plan};
+
+/// Ties on their way.
+#[derive(Debug, Clone, Copy)]
+pub struct Carry<'a> {
+    /// The migration's plan.
+    pub plan: &'a Plan,
+    /// The ties of its source.
+    pub ties: &'a Ties,
+    /// The role that carries them.
+    pub role: &'a str,
+}
+
+impl Carry<'_> {
+    /// Relations that are locked before the source, in this order: views from the furthest, as whoever reads them comes to
+    /// them, then tables that refer to the source, as their writers do.
+    pub fn locks_before(&self) -> Vec<String> {
+        let fates = views::fates(self.plan, self.ties);
+        let touched = self.ties.views.iter().zip(fates).filter(|(_, fate)| *fate != Fate::Kept);
+        // LOCK TABLE would lock everything that the view reads, too.
+        let mut steps: Vec<String> = touched
+            .rev()
+            .map(|(view, _)| format!("ALTER VIEW {} OWNER TO {}", view.name, Ident(&view.owner)))
+            .collect();
+        steps.extend(self.children().iter().map(|table| format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")));
+        steps
+    }
+
+    /// Tables that the source refers to: locked after it.
+    pub fn locks_after(&self) -> Vec<String> {
+        self.parents().iter().map(|table| format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")).collect()
+    }
+
+    /// Tables beside the source of which autovacuum is to keep away.
+    pub fn tables(&self) -> Vec<String> {
+        self.children().into_iter().chain(self.parents()).collect()
+    }
+
+    /// Everything that is locked besides the source, for whoever looks who is in the way.
+    pub fn locked(&self) -> Vec<u32> {
+        let fates = views::fates(self.plan, self.ties);
+        let views = self.ties.views.iter().zip(fates).filter(|(_, fate)| *fate != Fate::Kept).map(|(v, _)| v.oid);
+        let keys = self.ties.incoming.iter().map(|k| k.table.oid).chain(self.outwards().map(|k| k.refers_to.oid));
+        let mut all: Vec<u32> = views.chain(keys).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn outwards(&self) -> impl Iterator<Item = &ForeignKey> {
+        self.ties.outgoing.iter().filter(|k| !k.is_to_itself())
+    }
+
+    fn children(&self) -> Vec<String> {
+        distinct(self.ties.incoming.iter().map(|k| k.table.name.to_string()))
+    }
+
+    /// A table at both ends is locked among the children.
+    fn parents(&self) -> Vec<String> {
+        let children = self.children();
+        // LOCK TABLE asks for more than a foreign key does; the others are locked by what takes the old one off.
+        let owned = self.outwards().filter(|k| k.refers_to.owned);
+        let mut all = distinct(owned.map(|k| k.refers_to.name.to_string()));
+        all.retain(|p| !children.contains(p));
+        all
+    }
+
+    /// While the source has its name still: what must let go of it.
+    pub fn let_go(&self) -> Vec<String> {
+        let mut steps = views::drops(self.plan, self.ties);
+        let source = &self.plan.source.name;
+        for key in self.ties.incoming.iter().chain(&self.ties.outgoing) {
+            steps.push(format!("ALTER TABLE {} DROP CONSTRAINT {}", key.table.name, Ident(&key.name)));
+        }
+        for publication in &self.ties.publications {
+            steps.push(format!("ALTER PUBLICATION {} DROP TABLE ONLY {source}", Ident(&publication.name)));
+        }
+        steps
+    }
+
+    /// Once the new table has its name.
+    pub fn take_hold(&self) -> Vec<String> {
+        let table = self.plan.target.name.to_string();
+        let mut steps = Vec::new();
+        for key in self.kept_outgoing() {
+            steps.extend(self.foreign_key(key));
+        }
+        for key in &self.ties.incoming {
+            steps.extend(self.foreign_key(key));
+        }
+        for trigger in &self.ties.triggers {
+            steps.extend(create_trigger(trigger, &table));
+        }
+        for policy in &self.ties.policies {
+            steps.extend(create_policy(policy, &table));
+        }
+        if self.ties.security.enabled {
+            steps.push(format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"));
+        }
+        if self.ties.security.forced {
+            steps.push(format!("ALTER TABLE {table} FORCE ROW LEVEL SECURITY"));
+        }
+        // A view that is made again brings its own rules.
+        let remade = views::with_fate(self.plan, self.ties, Fate::Remade);
+        for rule in self.ties.rules.iter().filter(|r| !remade.iter().any(|v| v.name == r.table)) {
+            steps.extend(create_rule(rule));
+        }
+        steps.extend(views::creates(self.plan, self.ties, self.role));
+        for publication in &self.ties.publications {
+            steps.push(join_publication(publication, &table));
+        }
+        steps
+    }
+
+    /// Foreign keys of the table whose columns are all still there: the others go with a column, as in ALTER TABLE.
+    fn kept_outgoing(&self) -> impl Iterator<Item = &ForeignKey> {
+        self.ties.outgoing.iter().filter(|k| k.columns.iter().all(|c| self.after(c).is_some()))
+    }
+
+    /// The name of a source column in the target.
+    fn after(&self, column: &str) -> Option<&str> {
+        self.plan.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
+    }
+
+    fn names_after(&self, columns: &[String]) -> String {
+        ident_list(columns.iter().filter_map(|c| self.after(c)))
+    }
+
+    /// NOT VALID: new rows are checked at once, those there have been checked before. See [`Carry::to_validate`].
+    fn foreign_key(&self, key: &ForeignKey) -> Vec<String> {
+        let ours = |end: &super::End| end.oid == self.plan.source.oid;
+        let table = if ours(&key.table) { self.plan.target.name.to_string() } else { key.table.name.to_string() };
+        let parent = if ours(&key.refers_to) { &self.plan.target.name } else { &key.refers_to.name };
+        let validity = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
+        let mut steps = vec![format!(
+            "ALTER TABLE {table} ADD CONSTRAINT {} {} {validity}",
+            Ident(&key.name),
+            self.definition(key, parent)
+        )];
+        if let Some(comment) = &key.comment {
+            steps.push(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&key.name), Literal(comment)));
+        }
+        steps
+    }
+
+    /// `FOREIGN KEY … DEFERRABLE` that refers to `parent`, with columns as they are called afterwards.
+    pub(super) fn definition(&self, key: &ForeignKey, parent: &QualifiedName) -> String {
+        let source = self.plan.source.oid;
+        let side = |ours: bool, columns: &[String]| match ours {
+            true => self.names_after(columns),
+            false => ident_list(columns.iter().map(String::as_str)),
+        };
+        let columns = side(key.table.oid == source, &key.columns);
+        let referred = side(key.refers_to.oid == source, &key.key);
+        let mut text = format!("FOREIGN KEY ({columns}) REFERENCES {parent} ({referred})");
+        if !key.actions.is_empty() {
+            text.push_str(&format!(" {}", key.actions));
+        }
+        if let Some(action) = &key.on_delete {
+            text.push_str(&format!(" ON DELETE {action}"));
+        }
+        if let Some(only) = &key.on_delete_columns {
+            text.push_str(&format!(" ({})", side(key.table.oid == source, only)));
+        }
+        if key.deferrable {
+            text.push_str(" DEFERRABLE");
+        }
+        if key.deferred {
+            text.push_str(" INITIALLY DEFERRED");
+        }
+        text
+    }
+
+    /// Foreign keys to validate after the swap: (table, constraint). It takes no lock that stops reads or writes.
+    pub fn to_validate(&self) -> Vec<(QualifiedName, String)> {
+        let name = |key: &ForeignKey| match key.table.oid == self.plan.source.oid {
+            true => self.plan.target.name.clone(),
+            false => key.table.name.clone(),
+        };
+        let keys = self.kept_outgoing().chain(&self.ties.incoming);
+        keys.filter(|k| k.validated && k.enforced).map(|k| (name(k), k.name.clone())).collect()
+    }
+
+    /// Makes the shadow's extended statistics what they have to be, under names of ours; `there` are the names of those it
+    /// has. Before its ANALYZE, and again for what was made or dropped since.
+    pub fn statistics_of_shadow(&self, names: &Names, there: &[String]) -> Vec<String> {
+        let shadow = names.shadow();
+        let kept: Vec<String> = self.kept_statistics().map(|s| names.statistics(s.oid).name).collect();
+        let gone = there.iter().filter(|name| !kept.contains(name));
+        let mut steps: Vec<String> = gone.map(|name| format!("DROP STATISTICS {}", shadow.sibling(name))).collect();
+        for s in self.kept_statistics() {
+            let own = names.statistics(s.oid);
+            if there.contains(&own.name) {
+                continue;
+            }
+            let kinds = if s.single { String::new() } else { format!(" ({})", s.kinds.join(", ")) };
+            steps.push(format!("CREATE STATISTICS {own}{kinds} ON {} FROM {shadow}", s.columns));
+            if let Some(target) = s.target {
+                steps.push(format!("ALTER STATISTICS {own} SET STATISTICS {target}"));
+            }
+        }
+        steps
+    }
+
+    /// Statistics objects go with their columns, as in ALTER TABLE.
+    fn kept_statistics(&self) -> impl Iterator<Item = &Statistics> {
+        self.ties.statistics.iter().filter(|s| s.mentions.iter().all(|c| self.after(c).is_some()))
+    }
+
+    /// The old table's statistics objects make room, the shadow's take their places. `old` gives a free name.
+    pub fn swap_statistics(&self, names: &Names, old: impl Fn(&QualifiedName) -> String) -> Vec<String> {
+        let mut steps = Vec::new();
+        for s in &self.ties.statistics {
+            steps.push(format!("ALTER STATISTICS {} RENAME TO {}", s.name, Ident(&old(&s.name))));
+        }
+        for s in self.kept_statistics() {
+            let own = names.statistics(s.oid);
+            let moved = QualifiedName::new(&s.name.schema, &own.name);
+            steps.push(format!("ALTER STATISTICS {own} SET SCHEMA {}", Ident(&s.name.schema)));
+            steps.push(format!("ALTER STATISTICS {moved} RENAME TO {}", Ident(&s.name.name)));
+            if let Some(comment) = &s.comment {
+                steps.push(format!("COMMENT ON STATISTICS {} IS {}", s.name, Literal(comment)));
+            }
+            if s.owner != self.role {
+                steps.push(format!("ALTER STATISTICS {} OWNER TO {}", s.name, Ident(&s.owner)));
+            }
+        }
+        steps
+    }
+}
+
+fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all: Vec<String> = names.collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// `table` is what the trigger is on, as SQL.
+pub(super) fn create_trigger(trigger: &Trigger, table: &str) -> Vec<String> {
+    let name = Ident(&trigger.name);
+    let mut steps = vec![trigger.definition.clone()];
+    let state = match trigger.enabled {
+        'D' => Some("DISABLE"),
+        'R' => Some("ENABLE REPLICA"),
+        'A' => Some("ENABLE ALWAYS"),
+        _ => None,
+    };
+    steps.extend(state.map(|state| format!("ALTER TABLE {table} {state} TRIGGER {name}")));
+    if let Some(comment) = &trigger.comment {
+        steps.push(format!("COMMENT ON TRIGGER {name} ON {table} IS {}", Literal(comment)));
+    }
+    steps
+}
+
+fn create_rule(rule: &Rule) -> Vec<String> {
+    let definition = rule.definition.trim_end_matches(';');
+    if !rule.own {
+        // It stays the same rule, and with it its state and its comment.
+        return vec![definition.replacen("CREATE RULE", "CREATE OR REPLACE RULE", 1)];
+    }
+    let (name, table) = (Ident(&rule.name), rule.table.to_string());
+    let mut steps = vec![definition.to_owned()];
+    let state = match rule.enabled {
+        'D' => Some("DISABLE"),
+        'R' => Some("ENABLE REPLICA"),
+        'A' => Some("ENABLE ALWAYS"),
+        _ => None,
+    };
+    steps.extend(state.map(|state| format!("ALTER TABLE {table} {state} RULE {name}")));
+    if let Some(comment) = &rule.comment {
+        steps.push(format!("COMMENT ON RULE {name} ON {table} IS {}", Literal(comment)));
+    }
+    steps
+}
+
+pub(super) fn create_policy(policy: &Policy, table: &str) -> Vec<String> {
+    let name = Ident(&policy.name);
+    let kind = if policy.permissive { "PERMISSIVE" } else { "RESTRICTIVE" };
+    let roles = match policy.roles.is_empty() {
+        true => "PUBLIC".to_owned(),
+        false => ident_list(policy.roles.iter().map(String::as_str)),
+    };
+    let clause =
+        |word: &str, text: &Option<String>| text.as_ref().map(|t| format!(" {word} ({t})")).unwrap_or_default();
+    let mut steps = vec![format!(
+        "CREATE POLICY {name} ON {table} AS {kind} FOR {} TO {roles}{}{}",
+        policy.command,
+        clause("USING", &policy.using),
+        clause("WITH CHECK", &policy.check)
+    )];
+    if let Some(comment) = &policy.comment {
+        steps.push(format!("COMMENT ON POLICY {name} ON {table} IS {}", Literal(comment)));
+    }
+    steps
+}
+
+fn join_publication(publication: &Publication, table: &str) -> String {
+    let columns = publication
+        .columns
+        .as_ref()
+        .map(|c| format!(" ({})", ident_list(c.iter().map(String::as_str))))
+        .unwrap_or_default();
+    let filter = publication.filter.as_ref().map(|f| format!(" WHERE ({f})")).unwrap_or_default();
+    format!("ALTER PUBLICATION {} ADD TABLE ONLY {table}{columns}{filter}", Ident(&publication.name))
+}

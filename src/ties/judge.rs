@@ -1,0 +1,169 @@
+//! What of the ties cannot be carried through this change, by name and with the way out. Pure.
+
+use super::views::{self, Fate};
+use super::{ForeignKey, Ties};
+use crate::pg::sql::plain_ident;
+use crate::plan::types::Plan;
+use crate::preflight::Finding;
+
+/// Findings in a stable order; an empty list means that all is carried. `superuser` needs no ownership.
+pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
+    let judge = Judge { plan };
+    let mut found = Vec::new();
+    for key in ties.outgoing.iter().chain(&ties.incoming) {
+        found.extend(judge.foreign_key(key));
+    }
+    for trigger in &ties.triggers {
+        found.extend(judge.mentions(&format!("trigger {}", plain_ident(&trigger.name)), &trigger.mentions));
+    }
+    for rule in &ties.rules {
+        let what = format!("rule {} of {}", plain_ident(&rule.name), rule.table.plain());
+        found.extend(owned(&what, rule.owned));
+        found.extend(judge.mentions(&what, &rule.mentions));
+    }
+    for policy in &ties.policies {
+        found.extend(judge.mentions(&format!("policy {}", plain_ident(&policy.name)), &policy.mentions));
+    }
+    if ties.security.hides {
+        found.push(Finding::new(
+            format!("row level security of {} applies to this role", plan.source.name.plain()),
+            "A policy could hide rows from the copy: run as a role with BYPASSRLS, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY.",
+        ));
+    }
+    for s in &ties.statistics {
+        let what = format!("extended statistics {}", s.name.plain());
+        found.extend(owned(&what, s.owned));
+        found.extend(judge.renamed(&what, &s.mentions));
+    }
+    for p in &ties.publications {
+        let what = format!("publication {}", plain_ident(&p.name));
+        found.extend(owned(&what, p.owned));
+        found.extend(judge.mentions(&what, p.columns.as_deref().unwrap_or_default()));
+    }
+    found.extend(judge.views(ties));
+    found
+}
+
+struct Judge<'a> {
+    plan: &'a Plan,
+}
+
+fn owned(what: &str, owned: bool) -> Option<Finding> {
+    (!owned).then(|| {
+        Finding::new(
+            format!("{what} belongs to another role"),
+            "It is made anew in the cut-over: run as a member of its owner, or drop it and create it again afterwards.",
+        )
+    })
+}
+
+impl Judge<'_> {
+    /// The name of a source column afterwards.
+    fn after(&self, column: &str) -> Option<&str> {
+        self.plan.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
+    }
+
+    /// Columns that are dropped, which ALTER TABLE would refuse as well.
+    fn dropped(&self, what: &str, columns: &[String]) -> Option<Finding> {
+        let gone = columns.iter().find(|c| self.after(c).is_none())?;
+        Some(Finding::new(
+            format!("{what} uses column {}, which the change drops", plain_ident(gone)),
+            "Drop or change it first.",
+        ))
+    }
+
+    /// Columns that get another name: its text has the old one.
+    fn renamed(&self, what: &str, columns: &[String]) -> Option<Finding> {
+        let other = columns.iter().find(|c| self.after(c).is_some_and(|name| name != *c))?;
+        Some(Finding::new(
+            format!("{what} uses column {}, which the change renames", plain_ident(other)),
+            "Rename it in an ALTER TABLE of its own, before or afterwards: that takes no time.",
+        ))
+    }
+
+    fn mentions(&self, what: &str, columns: &[String]) -> Vec<Finding> {
+        self.dropped(what, columns).into_iter().chain(self.renamed(what, columns)).collect()
+    }
+
+    fn foreign_key(&self, key: &ForeignKey) -> Vec<Finding> {
+        let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
+        let mut found = Vec::new();
+        let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
+        for end in [&key.table, &key.refers_to] {
+            if end.kind == 'p' || key.inherited {
+                found.push(Finding::new(
+                    format!("{what} has a partitioned table at one end: {}", end.name.plain()),
+                    drop,
+                ));
+            }
+        }
+        if !key.table.owned {
+            found.push(Finding::new(
+                format!("{what} is of a table that belongs to another role"),
+                "Run as a member of that table's owner, or drop the foreign key for the time.",
+            ));
+        }
+        if !key.refers_to.referable {
+            found.push(Finding::new(
+                format!(
+                    "{what} would have to be added anew, and this role may not refer to {}",
+                    key.refers_to.name.plain()
+                ),
+                format!("GRANT REFERENCES ON {} to it.", key.refers_to.name.plain()),
+            ));
+        }
+        if key.temporal {
+            found.push(Finding::new(format!("{what} is over periods"), drop));
+        }
+        if key.refers_to.oid == self.plan.source.oid {
+            let goes_with_a_column = key.is_to_itself() && key.columns.iter().any(|c| self.after(c).is_none());
+            if !goes_with_a_column {
+                found.extend(self.dropped(&what, &key.key));
+                if found.is_empty() && !self.is_unique(&key.key) {
+                    found.push(Finding::new(
+                        format!("{what} refers to a key that the change removes"),
+                        "Keep a primary key or unique constraint over these columns, or drop the foreign key first.",
+                    ));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the target has a unique index that a foreign key over these source columns can refer to.
+    fn is_unique(&self, columns: &[String]) -> bool {
+        let mut wanted: Vec<Option<&str>> = columns.iter().map(|c| self.after(c)).collect();
+        wanted.sort_unstable();
+        self.plan.target.indexes.iter().any(|index| {
+            let mut keys: Vec<Option<&str>> = index.keys.iter().map(Option::as_deref).collect();
+            keys.sort_unstable();
+            index.unique && index.immediate && !index.partial && keys == wanted
+        })
+    }
+
+    fn views(&self, ties: &Ties) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for (view, fate) in ties.views.iter().zip(views::fates(self.plan, ties)) {
+            let what = format!("view {}", view.name.plain());
+            if fate != Fate::Kept {
+                found.extend(owned(&what, view.owned));
+            }
+            found.extend(self.mentions(&what, &view.mentions));
+            if fate == Fate::Remade {
+                found.extend(view.others.iter().map(|other| {
+                    Finding::new(
+                        format!("{what} has to be made again for its new column types, and {other} depends on it"),
+                        "Drop that first and create it again afterwards.",
+                    )
+                }));
+                if view.grants.iter().any(|g| g.foreign_grantor) {
+                    found.push(Finding::new(
+                        format!("a privilege on {what} was granted by a role other than its owner"),
+                        "Revoke it and let the owner grant it.",
+                    ));
+                }
+            }
+        }
+        found
+    }
+}

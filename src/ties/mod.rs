@@ -1,0 +1,283 @@
+//! What is tied to a table by its oid, in one picture that preflight and cut-over share: read from the catalog, judged
+//! before anything is touched, carried in the swap.
+//!
+//! What is not in here and depends on the table is found, and refused by name, by [`crate::preflight`].
+
+mod carry;
+mod judge;
+mod read;
+mod text;
+mod trial;
+mod views;
+
+use serde::Deserialize;
+
+pub use carry::Carry;
+
+use crate::error::Failure;
+use crate::pg::{Conn, QualifiedName};
+use crate::plan::types::Plan;
+use crate::preflight::Finding;
+
+/// Everything that is carried.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Ties {
+    /// Foreign keys of the table, to itself too.
+    pub outgoing: Vec<ForeignKey>,
+    /// Foreign keys of other tables that refer to it.
+    pub incoming: Vec<ForeignKey>,
+    /// Its triggers.
+    pub triggers: Vec<Trigger>,
+    /// Its rules, and those of views that mention it.
+    pub rules: Vec<Rule>,
+    /// Its policies.
+    pub policies: Vec<Policy>,
+    /// Row level security.
+    pub security: Security,
+    /// Extended statistics over it.
+    pub statistics: Vec<Statistics>,
+    /// Publications that name it.
+    pub publications: Vec<Publication>,
+    /// Views on it and on those views, nearest first.
+    pub views: Vec<View>,
+}
+
+impl Ties {
+    /// Reads them, under an empty search path. `publication` is the migration's own, and no tie.
+    pub async fn read(conn: &Conn, oid: u32, publication: &str, version: u32) -> Result<Ties, Failure> {
+        read::ties(conn, oid, publication, version).await
+    }
+
+    /// What cannot be carried through this change, as far as the picture itself shows it.
+    pub fn judge(&self, plan: &Plan) -> Vec<Finding> {
+        judge::judge(plan, self)
+    }
+
+    /// What cannot be carried through this change. `conn` is a session in which temporary tables may be made.
+    pub async fn findings(&self, conn: &Conn, plan: &Plan, version: u32) -> Result<Vec<Finding>, Failure> {
+        let found = self.judge(plan);
+        // What is refused anyway need not be tried.
+        if found.is_empty() { trial::trial(conn, plan, self, version).await } else { Ok(found) }
+    }
+}
+
+/// A table at one end of a foreign key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct End {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
+    /// `pg_class.relkind`.
+    pub kind: char,
+    /// Whether this role may alter it.
+    pub owned: bool,
+    /// Whether its owner lets this role refer to it.
+    pub referable: bool,
+}
+
+/// A foreign key (`pg_constraint`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ForeignKey {
+    /// Its name.
+    pub name: String,
+    /// The table that has it.
+    pub table: End,
+    /// The table it refers to.
+    pub refers_to: End,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// The columns referred to, in the same order.
+    pub key: Vec<String>,
+    /// MATCH and ON UPDATE.
+    pub actions: String,
+    /// ON DELETE, where it is not NO ACTION.
+    pub on_delete: Option<String>,
+    /// The columns that SET NULL or SET DEFAULT is about, where it is not all.
+    pub on_delete_columns: Option<Vec<String>>,
+    /// DEFERRABLE.
+    pub deferrable: bool,
+    /// INITIALLY DEFERRED.
+    pub deferred: bool,
+    /// Whether existing rows are known to pass.
+    pub validated: bool,
+    /// PostgreSQL 18: whether it is enforced.
+    pub enforced: bool,
+    /// PostgreSQL 18: whether it is over periods.
+    pub temporal: bool,
+    /// Whether it is a partition's share of its parent's.
+    pub inherited: bool,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+impl ForeignKey {
+    /// Whether it refers to its own table.
+    pub fn is_to_itself(&self) -> bool {
+        self.table.oid == self.refers_to.oid
+    }
+}
+
+/// A trigger.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Trigger {
+    /// Its name.
+    pub name: String,
+    /// `CREATE TRIGGER …`.
+    pub definition: String,
+    /// `pg_trigger.tgenabled`.
+    pub enabled: char,
+    /// Columns of the table that it names.
+    pub mentions: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Rule {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the table's own, not a view's.
+    pub own: bool,
+    /// The relation it is on.
+    pub table: QualifiedName,
+    /// Whether this role may change it.
+    pub owned: bool,
+    /// `CREATE RULE …`.
+    pub definition: String,
+    /// `pg_rewrite.ev_enabled`.
+    pub enabled: char,
+    /// Columns of the table that it names.
+    pub mentions: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// PERMISSIVE or RESTRICTIVE.
+    pub permissive: bool,
+    /// `ALL`, `SELECT` …
+    pub command: String,
+    /// Roles; none is PUBLIC.
+    pub roles: Vec<String>,
+    /// USING.
+    pub using: Option<String>,
+    /// WITH CHECK.
+    pub check: Option<String>,
+    /// Columns of the table that it names.
+    pub mentions: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// Row level security.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct Security {
+    /// ENABLE.
+    pub enabled: bool,
+    /// FORCE.
+    pub forced: bool,
+    /// Whether it would hide rows from this role.
+    pub hides: bool,
+}
+
+/// An extended statistics object.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Statistics {
+    /// Its oid.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
+    /// Its owner.
+    pub owner: String,
+    /// Whether this role may alter it.
+    pub owned: bool,
+    /// `ndistinct`, `dependencies`, `mcv`.
+    pub kinds: Vec<String>,
+    /// What it is over, as SQL.
+    pub columns: String,
+    /// Whether an expression is among that.
+    pub expressions: bool,
+    /// Whether it is over one expression, which has no kinds.
+    pub single: bool,
+    /// Columns of the table that it names.
+    pub mentions: Vec<String>,
+    /// Its statistics target.
+    pub target: Option<i32>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// Membership in a publication.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Publication {
+    /// The publication.
+    pub name: String,
+    /// Whether this role may alter it.
+    pub owned: bool,
+    /// Its column list.
+    pub columns: Option<Vec<String>>,
+    /// Its row filter.
+    pub filter: Option<String>,
+}
+
+/// A view.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct View {
+    /// Its oid.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
+    /// Its query.
+    pub definition: String,
+    /// `name=value`.
+    pub options: Vec<String>,
+    /// Its owner.
+    pub owner: String,
+    /// Whether this role may replace it.
+    pub owned: bool,
+    /// Whether it reads the table itself, not another view only.
+    pub direct: bool,
+    /// Views of the list that it reads.
+    pub uses: Vec<u32>,
+    /// Columns of the table that it names.
+    pub mentions: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// Comments of its columns.
+    pub column_comments: Vec<(String, String)>,
+    /// Defaults of its columns.
+    pub defaults: Vec<(String, String)>,
+    /// Grants.
+    pub grants: Vec<Grant>,
+    /// Whether they differ from what an owner has by default.
+    pub explicit_grants: bool,
+    /// Roles that get something on a new view of this role's.
+    pub by_default: Vec<Option<String>>,
+    /// Its triggers.
+    pub triggers: Vec<Trigger>,
+    /// Its rules, as SQL.
+    pub rules: Vec<String>,
+    /// What depends on it besides views.
+    pub others: Vec<String>,
+}
+
+/// A privilege on a view or one of its columns.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Grant {
+    /// The role; `None` for PUBLIC.
+    pub grantee: Option<String>,
+    /// `SELECT` …
+    pub privilege: String,
+    /// WITH GRANT OPTION.
+    pub grantable: bool,
+    /// For a column privilege.
+    pub column: Option<String>,
+    /// Granted by another role than the owner.
+    pub foreign_grantor: bool,
+}

@@ -1,0 +1,194 @@
+//! The catalog's side of [`Ties`]: one query a kind, each giving JSON. Read under an empty search path, so every name in
+//! every text is qualified.
+
+use super::{ForeignKey, Policy, Publication, Rule, Security, Statistics, Ties, Trigger, View};
+use crate::error::Failure;
+use crate::pg::{Conn, Literal};
+use crate::plan::read::json;
+
+/// Reads all ties of the table with this oid. `publication` is the migration's own, and no tie.
+pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32) -> Result<Ties, Failure> {
+    // Row filters came with 15; a stored expression has no cast that would hide the column.
+    let filter = if version >= 150_000 { "pg_catalog.pg_get_expr(r.prqual, r.prrelid)" } else { "NULL" };
+    let publication = Literal(publication).to_string();
+    let sql = |text: &str| text.replace("$1", &oid.to_string()).replace("$2", &publication).replace("$3", filter);
+    let foreign: Vec<ForeignKey> = json(conn, "read foreign keys", &sql(FOREIGN_KEYS)).await?;
+    let (outgoing, incoming) = foreign.into_iter().partition(|k| k.table.oid == oid);
+    let triggers: Vec<Trigger> = json(conn, "read triggers", &sql(&format!("{TRIGGERS} g.tgrelid = $1"))).await?;
+    let rules: Vec<Rule> = json(conn, "read rules", &sql(RULES)).await?;
+    let policies: Vec<Policy> = json(conn, "read policies", &sql(POLICIES)).await?;
+    let security: Security = json(conn, "read row security", &sql(SECURITY)).await?;
+    let statistics: Vec<Statistics> = json(conn, "read extended statistics", &sql(STATISTICS)).await?;
+    let publications: Vec<Publication> = json(conn, "read publications", &sql(PUBLICATIONS)).await?;
+    let mut views: Vec<View> = json(conn, "read views", &sql(VIEWS)).await?;
+    for view in &mut views {
+        let of_view = format!("{TRIGGERS} g.tgrelid = {}", view.oid);
+        view.triggers = json(conn, "read triggers of view", &of_view).await?;
+    }
+    Ok(Ties { outgoing, incoming, triggers, rules, policies, security, statistics, publications, views })
+}
+
+/// Both ways. A key over a partitioned table is one of its parent's; those of the partitions follow it.
+const FOREIGN_KEYS: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'name', k.conname,
+    'table', json_build_object('oid', k.conrelid::int8, 'name', json_build_object('schema', n.nspname, 'name', c.relname),
+        'kind', c.relkind, 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'), 'referable', true),
+    'refers_to', json_build_object('oid', k.confrelid::int8, 'name', json_build_object('schema', fn.nspname, 'name', f.relname),
+        'kind', f.relkind, 'owned', pg_catalog.pg_has_role(f.relowner, 'USAGE'),
+        'referable', pg_catalog.has_any_column_privilege(f.oid, 'REFERENCES')),
+    'columns', (SELECT json_agg(a.attname ORDER BY x.n) FROM unnest(k.conkey) WITH ORDINALITY AS x(num, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.num),
+    'key', (SELECT json_agg(a.attname ORDER BY x.n) FROM unnest(k.confkey) WITH ORDINALITY AS x(num, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = x.num),
+    -- What follows the columns referred to; text inside of names cannot look like it, since they are cut off.
+    'actions', concat_ws(' ',
+        CASE k.confmatchtype WHEN 'f' THEN 'MATCH FULL' WHEN 'p' THEN 'MATCH PARTIAL' END,
+        CASE k.confupdtype WHEN 'r' THEN 'ON UPDATE RESTRICT' WHEN 'c' THEN 'ON UPDATE CASCADE'
+            WHEN 'n' THEN 'ON UPDATE SET NULL' WHEN 'd' THEN 'ON UPDATE SET DEFAULT' END),
+    'on_delete', CASE k.confdeltype WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+        WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END,
+    'on_delete_columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = k.conrelid
+          AND jsonb_typeof(to_jsonb(k) -> 'confdelsetcols') = 'array' AND to_jsonb(k) -> 'confdelsetcols' @> to_jsonb(a.attnum)),
+    'deferrable', k.condeferrable, 'deferred', k.condeferred, 'validated', k.convalidated,
+    'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true),
+    'temporal', coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false),
+    'inherited', k.conparentid <> 0,
+    'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY n.nspname, c.relname, k.conname), '[]')
+FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
+WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)";
+
+const TRIGGERS: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
+    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = g.oid
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = g.tgrelid AND d.refobjsubid > 0),
+    'comment', pg_catalog.obj_description(g.oid, 'pg_trigger')) ORDER BY g.tgname), '[]')
+FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND";
+
+/// Of the table itself, and those of views that mention it.
+const RULES: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'name', w.rulename, 'own', w.ev_class = $1,
+    'table', json_build_object('schema', n.nspname, 'name', c.relname), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+    'definition', pg_catalog.pg_get_ruledef(w.oid), 'enabled', w.ev_enabled,
+    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'comment', pg_catalog.obj_description(w.oid, 'pg_rewrite')) ORDER BY w.rulename), '[]')
+FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE w.rulename <> '_RETURN' AND (w.ev_class = $1 OR c.relkind = 'v' AND EXISTS (
+    SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
+      AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1))";
+
+const POLICIES: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'name', p.polname, 'permissive', p.polpermissive,
+    'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+    'roles', (SELECT coalesce(json_agg(r.rolname ORDER BY r.rolname), '[]') FROM pg_catalog.pg_roles r WHERE r.oid = ANY (p.polroles)),
+    'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
+    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'comment', pg_catalog.obj_description(p.oid, 'pg_policy')) ORDER BY p.polname), '[]')
+FROM pg_catalog.pg_policy p WHERE p.polrelid = $1";
+
+const SECURITY: &str = "
+SELECT json_build_object('enabled', c.relrowsecurity, 'forced', c.relforcerowsecurity,
+    'hides', pg_catalog.row_security_active(c.oid))
+FROM pg_catalog.pg_class c WHERE c.oid = $1";
+
+const STATISTICS: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'oid', s.oid::int8, 'name', json_build_object('schema', n.nspname, 'name', s.stxname),
+    'owned', pg_catalog.pg_has_role(s.stxowner, 'USAGE'), 'owner', pg_catalog.pg_get_userbyid(s.stxowner),
+    'kinds', (SELECT coalesce(json_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END), '[]')
+        FROM unnest(s.stxkind) AS k WHERE k IN ('d', 'f', 'm')),
+    'columns', pg_catalog.pg_get_statisticsobjdef_columns(s.oid),
+    'expressions', s.stxexprs IS NOT NULL, 'single', cardinality(s.stxkeys::int2[]) = 0 AND NOT 'd' = ANY (s.stxkind),
+    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_statistic_ext'::regclass AND d.objid = s.oid
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'target', CASE WHEN s.stxstattarget::int >= 0 THEN s.stxstattarget::int END,
+    'comment', pg_catalog.obj_description(s.oid, 'pg_statistic_ext')) ORDER BY n.nspname, s.stxname), '[]')
+FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+WHERE s.stxrelid = $1";
+
+/// Memberships by name; a publication of all tables or of the schema has none.
+const PUBLICATIONS: &str = "
+SELECT coalesce(json_agg(json_build_object(
+    'name', p.pubname, 'owned', pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
+    'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1
+        AND jsonb_typeof(to_jsonb(r) -> 'prattrs') = 'array' AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)),
+    'filter', $3) ORDER BY p.pubname), '[]')
+FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+WHERE r.prrelid = $1 AND p.pubname <> $2";
+
+/// Views on the table and on those views, nearest first.
+const VIEWS: &str = "
+WITH RECURSIVE uses AS (
+    SELECT DISTINCT w.ev_class AS view, d.refobjid AS used FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN'
+    JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind = 'v'
+    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+      AND d.refobjid <> w.ev_class),
+above AS (
+    SELECT view, 1 AS depth FROM uses WHERE used = $1
+    UNION
+    SELECT u.view, a.depth + 1 FROM above a JOIN uses u ON u.used = a.view),
+views AS (SELECT view AS oid, max(depth) AS depth FROM above GROUP BY view)
+SELECT coalesce(json_agg(json_build_object(
+    'oid', c.oid::int8, 'name', json_build_object('schema', n.nspname, 'name', c.relname),
+    'definition', pg_catalog.pg_get_viewdef(c.oid), 'options', coalesce(to_json(c.reloptions), '[]'),
+    'owner', pg_catalog.pg_get_userbyid(c.relowner), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+    'direct', EXISTS (SELECT 1 FROM uses u WHERE u.view = c.oid AND u.used = $1),
+    'uses', (SELECT coalesce(json_agg(u.used::int8), '[]') FROM uses u JOIN views w ON w.oid = u.used WHERE u.view = c.oid),
+    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class = c.oid
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+          AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'comment', pg_catalog.obj_description(c.oid, 'pg_class'),
+    'column_comments', (SELECT coalesce(json_agg(json_build_array(a.attname, s.description) ORDER BY a.attnum), '[]')
+        FROM pg_catalog.pg_description s JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = s.objsubid
+        WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid = c.oid AND s.objsubid > 0),
+    'defaults', (SELECT coalesce(json_agg(json_build_array(a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attnum), '[]')
+        FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE d.adrelid = c.oid),
+    'grants', (SELECT coalesce(json_agg(g), '[]') FROM (
+        SELECT r.rolname AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable, NULL::name AS column,
+            x.grantor <> c.relowner AS foreign_grantor
+        FROM aclexplode(c.relacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        UNION ALL
+        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname, x.grantor <> c.relowner
+        FROM pg_catalog.pg_attribute a, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS g),
+    'explicit_grants', c.relacl IS NOT NULL,
+    'by_default', (SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_catalog.pg_default_acl da, aclexplode(da.defaclacl) x
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        WHERE da.defaclobjtype = 'r' AND da.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+          AND da.defaclnamespace IN (0, c.relnamespace)),
+    'triggers', '[]'::json,
+    'rules', (SELECT coalesce(json_agg(pg_catalog.pg_get_ruledef(w.oid) ORDER BY w.rulename), '[]') FROM pg_catalog.pg_rewrite w
+        WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN'),
+    'others', (SELECT coalesce(json_agg(DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, 0)), '[]')
+        FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_rewrite w
+            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid
+        LEFT JOIN pg_catalog.pg_class wc ON wc.oid = w.ev_class
+        WHERE (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid
+            OR d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t
+                WHERE t.oid = c.reltype OR t.typelem = c.reltype AND c.reltype <> 0))
+          AND d.deptype <> 'i' AND coalesce(w.ev_class, 0) <> c.oid
+          AND NOT (coalesce(wc.relkind, ' ') = 'v' AND w.rulename = '_RETURN')
+          AND d.classid NOT IN ('pg_catalog.pg_attrdef'::regclass, 'pg_catalog.pg_trigger'::regclass)))
+    ORDER BY v.depth, n.nspname, c.relname), '[]')
+FROM views v JOIN pg_catalog.pg_class c ON c.oid = v.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";

@@ -1,0 +1,151 @@
+//! Tries on empty temporary tables, in a transaction that is rolled back, what the swap will do with the ties: what the
+//! server would refuse then, it refuses here, before anything is touched.
+
+use super::carry::{self, Carry};
+use super::text::renamed;
+use super::views::{self, Fate};
+use super::{ForeignKey, Ties};
+use crate::error::Failure;
+use crate::pg::sql::{ident_list, plain_ident};
+use crate::pg::{Conn, Ident, QualifiedName};
+use crate::plan::ddl::{self, Purpose};
+use crate::plan::shape::{Origin, Shape};
+use crate::plan::types::Plan;
+use crate::preflight::Finding;
+
+/// What the server refuses, in its own words.
+pub(super) async fn trial(conn: &Conn, plan: &Plan, ties: &Ties, version: u32) -> Result<Vec<Finding>, Failure> {
+    conn.batch("begin trial", "BEGIN; SET LOCAL search_path = ''").await?;
+    let tried = Trial { conn, plan, ties, model: temporary(&plan.target.name.name) }.all(version).await;
+    conn.batch("discard trial", "ROLLBACK").await?;
+    tried
+}
+
+fn temporary(name: &str) -> QualifiedName {
+    QualifiedName::new("pg_temp", name)
+}
+
+struct Trial<'a> {
+    conn: &'a Conn,
+    plan: &'a Plan,
+    ties: &'a Ties,
+    model: QualifiedName,
+}
+
+impl Trial<'_> {
+    async fn all(&self, version: u32) -> Result<Vec<Finding>, Failure> {
+        self.conn.batch("create trial table", &self.create(version).join(";\n")).await?;
+        let mut found = Vec::new();
+        for (what, statements) in self.probes()? {
+            let sql = format!("SAVEPOINT trial; {}", statements.join(";\n"));
+            if let Err(e) = self.conn.batch("try tie", &sql).await {
+                if e.connection_lost {
+                    return Err(e.into());
+                }
+                found.push(Finding::new(
+                    format!("{what} does not go with the change: {}", e.message),
+                    "Drop or change it first.",
+                ));
+            }
+            self.conn.batch("take trial back", "ROLLBACK TO SAVEPOINT trial").await?;
+        }
+        Ok(found)
+    }
+
+    /// The target's columns and unique indexes, and nothing else of it.
+    fn create(&self, version: u32) -> Vec<String> {
+        let mut bare: Shape = self.plan.target.clone();
+        bare.checks.clear();
+        bare.options.clear();
+        bare.tablespace = None;
+        for column in &mut bare.columns {
+            (column.default, column.sequence, column.origin) = (None, None, Origin::Plain);
+        }
+        let mut steps = vec![ddl::create_table(&bare, &self.model, Purpose::Model, &[], version)];
+        let table = self.model.to_string();
+        for (n, index) in bare.indexes.iter().enumerate().filter(|(_, i)| i.unique && i.immediate && !i.partial) {
+            steps.extend(ddl::build_index(index, &table, &format!("pgrecast_trial_{n}")));
+        }
+        steps
+    }
+
+    /// (what is tried, statements).
+    fn probes(&self) -> Result<Vec<(String, Vec<String>)>, Failure> {
+        let source = &self.plan.source.name;
+        let carry = Carry { plan: self.plan, ties: self.ties, role: "" };
+        let mut probes = Vec::new();
+        for key in self.ties.outgoing.iter().chain(&self.ties.incoming) {
+            let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
+            let statements = match (key.is_to_itself(), key.table.oid == self.plan.source.oid) {
+                (true, _) => vec![add(&self.model, &carry.definition(key, &self.model))],
+                (false, true) => {
+                    let parent = temporary("pgrecast_parent");
+                    let mut steps = vec![empty_copy(&parent, &key.refers_to.name, &key.key)];
+                    steps.push(format!("ALTER TABLE {parent} ADD UNIQUE ({})", columns(&key.key)));
+                    steps.push(add(&self.model, &carry.definition(key, &parent)));
+                    steps
+                }
+                (false, false) => {
+                    let child = temporary("pgrecast_child");
+                    let definition = carry.definition(key, &self.model);
+                    vec![empty_copy(&child, &key.table.name, &key.columns), add(&child, &definition)]
+                }
+            };
+            if self.stays(key) {
+                probes.push((what, statements));
+            }
+        }
+        for t in &self.ties.triggers {
+            let statement = renamed(&t.definition, source, &self.model)?;
+            probes.push((format!("trigger {}", plain_ident(&t.name)), vec![statement]));
+        }
+        for r in self.ties.rules.iter().filter(|r| r.own) {
+            let statement = renamed(r.definition.trim_end_matches(';'), source, &self.model)?;
+            probes.push((format!("rule {}", plain_ident(&r.name)), vec![statement]));
+        }
+        for p in &self.ties.policies {
+            probes.push((format!("policy {}", plain_ident(&p.name)), carry::create_policy(p, &self.model.to_string())));
+        }
+        probes.extend(self.views()?);
+        Ok(probes)
+    }
+
+    /// Each view that is made again, with those it reads.
+    fn views(&self) -> Result<Vec<(String, Vec<String>)>, Failure> {
+        let mut probes = Vec::new();
+        let mut so_far: Vec<String> = Vec::new();
+        let mut stand_ins: Vec<(QualifiedName, QualifiedName)> =
+            vec![(self.plan.source.name.clone(), self.model.clone())];
+        for view in views::with_fate(self.plan, self.ties, Fate::Remade) {
+            let own = temporary(&format!("pgrecast_view_{}", view.oid));
+            let mut text = view.definition.trim_end_matches(';').to_owned();
+            for (from, to) in &stand_ins {
+                text = renamed(&text, from, to)?;
+            }
+            let name = Ident(&own.name).to_string();
+            so_far.push(format!("CREATE TEMPORARY VIEW {name} AS {text}"));
+            probes.push((format!("view {}", view.name.plain()), so_far.clone()));
+            stand_ins.push((view.name.clone(), own));
+        }
+        Ok(probes)
+    }
+
+    /// Whether it is there afterwards: one of the table's own goes with its column.
+    fn stays(&self, key: &ForeignKey) -> bool {
+        let after = |c: &String| self.plan.columns.iter().any(|t| t.source.as_ref() == Some(c));
+        key.table.oid != self.plan.source.oid || key.columns.iter().all(after)
+    }
+}
+
+fn columns(names: &[String]) -> String {
+    ident_list(names.iter().map(String::as_str))
+}
+
+/// Its columns' types are all that counts.
+fn empty_copy(name: &QualifiedName, of: &QualifiedName, names: &[String]) -> String {
+    format!("CREATE TEMPORARY TABLE {} AS SELECT {} FROM ONLY {of} WITH NO DATA", Ident(&name.name), columns(names))
+}
+
+fn add(table: &QualifiedName, definition: &str) -> String {
+    format!("ALTER TABLE {table} ADD {definition}")
+}
