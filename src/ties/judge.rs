@@ -3,10 +3,10 @@
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties};
 use crate::pg::sql::plain_ident;
-use crate::plan::types::Plan;
+use crate::plan::types::{IdentityChange, Plan};
 use crate::preflight::Finding;
 
-/// Findings in a stable order; an empty list means that all is carried. `superuser` needs no ownership.
+/// Findings in a stable order; an empty list means that all is carried.
 pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
     let judge = Judge { plan };
     let mut found = Vec::new();
@@ -34,6 +34,17 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         let what = format!("extended statistics {}", s.name.plain());
         found.extend(owned(&what, s.owned));
         found.extend(judge.renamed(&what, &s.mentions));
+    }
+    if plan.identity != IdentityChange::None
+        && let Some(p) = ties.publications.first()
+    {
+        found.push(Finding::new(
+            format!(
+                "the replica identity would have to change for the time, and publication {} rests on it",
+                plain_ident(&p.name)
+            ),
+            "Give the table a key that is its replica identity and not deferrable, or take it out of the publication.",
+        ));
     }
     for p in &ties.publications {
         let what = format!("publication {}", plain_ident(&p.name));
