@@ -64,10 +64,11 @@ impl Context {
         );
         let rows = conn.simple("list statistics of shadow", &sql).await?;
         let there: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-        for statement in self.carry(ties).statistics_of_shadow(&self.names, &there) {
-            conn.batch("make statistics", &statement).await?;
+        let statements = self.carry(ties).statistics_of_shadow(&self.names, &there);
+        if statements.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        Ok(conn.batch("make statistics", &format!("BEGIN; {}; COMMIT", statements.join(";\n"))).await?)
     }
 
     /// The slot's name.

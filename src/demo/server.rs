@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -108,10 +108,20 @@ impl Server {
         self.postmaster.stop(Signal::SIGQUIT);
     }
 
-    /// A fast shutdown, if the server runs, and a start on the same port.
-    pub fn restart(&mut self) -> Result<(), Failure> {
+    /// A fast shutdown, if the server runs.
+    pub fn stop(&mut self) {
         self.postmaster.stop(Signal::SIGINT);
+    }
+
+    /// The same, and a start on the same port.
+    pub fn restart(&mut self) -> Result<(), Failure> {
+        self.stop();
         self.launch()
+    }
+
+    /// A program of the server's, run as the user it runs as.
+    pub fn command(&self, program: &str) -> Command {
+        self.cluster.command(program)
     }
 
     /// All that the server wrote to its log.

@@ -36,7 +36,7 @@ named AS (
                  pg_catalog.pg_describe_object(t.classid, t.objid, t.objsubid)) AS description,
         CASE t.classid
             WHEN 'pg_catalog.pg_rewrite'::regclass THEN
-                (SELECT CASE WHEN w.ev_class = me.oid OR v.relkind = 'v' THEN NULL WHEN v.relkind = 'm' THEN 'materialized view' ELSE 'rule' END
+                (SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' END
                  FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class v ON v.oid = w.ev_class WHERE w.oid = t.objid)
             WHEN 'pg_catalog.pg_constraint'::regclass THEN
                 CASE WHEN (SELECT k.contype FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = 'f' THEN NULL
@@ -44,8 +44,7 @@ named AS (
                      ELSE 'constraint' END
             WHEN 'pg_catalog.pg_trigger'::regclass THEN
                 CASE WHEN (SELECT g.tgisinternal OR g.tgrelid = me.oid FROM pg_catalog.pg_trigger g WHERE g.oid = t.objid) THEN NULL ELSE 'trigger' END
-            WHEN 'pg_catalog.pg_policy'::regclass THEN
-                CASE WHEN (SELECT p.polrelid FROM pg_catalog.pg_policy p WHERE p.oid = t.objid) = me.oid THEN NULL ELSE 'policy' END
+            WHEN 'pg_catalog.pg_policy'::regclass THEN NULL
             WHEN 'pg_catalog.pg_publication_rel'::regclass THEN
                 CASE WHEN (SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.oid = t.objid) = me.oid THEN NULL ELSE 'publication' END
             WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN
@@ -113,13 +112,9 @@ fn hint(kind: &str) -> &'static str {
         "materialized view" => {
             "This version does not carry materialized views: drop it and create it again afterwards."
         }
-        "trigger" => "Drop the trigger and create it again afterwards.",
-        "rule" => "Drop the rule and create it again afterwards.",
-        "policy" => "Drop the policy and create it again afterwards.",
         "publication" => {
             "Take the table out of the publication and add it again afterwards; its subscribers must follow."
         }
-        "extended statistics" => "Drop the statistics object and create it again afterwards.",
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "function" => "Drop the function and create it again afterwards.",
         "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",

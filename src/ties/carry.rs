@@ -47,7 +47,7 @@ impl Carry<'_> {
         let fates = views::fates(self.plan, self.ties);
         let views = self.ties.views.iter().zip(fates).filter(|(_, fate)| *fate != Fate::Kept).map(|(v, _)| v.oid);
         let keys = self.ties.incoming.iter().map(|k| k.table.oid).chain(self.outwards().map(|k| k.refers_to.oid));
-        let mut all: Vec<u32> = views.chain(keys).collect();
+        let mut all: Vec<u32> = views.chain(keys).chain(self.readers().map(|(oid, _)| oid)).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -57,8 +57,16 @@ impl Carry<'_> {
         self.ties.outgoing.iter().filter(|k| !k.is_to_itself())
     }
 
+    /// Tables that refer to the source, and those whose rules and policies read it.
     fn children(&self) -> Vec<String> {
-        distinct(self.ties.incoming.iter().map(|k| k.table.name.to_string()))
+        let readers = self.readers().map(|(_, name)| name);
+        distinct(self.ties.incoming.iter().map(|k| &k.table.name).chain(readers).map(QualifiedName::to_string))
+    }
+
+    fn readers(&self) -> impl Iterator<Item = (u32, &QualifiedName)> {
+        let rules = self.ties.rules.iter().filter(|r| !r.own && !r.of_view).map(|r| (r.oid, &r.table));
+        let policies = self.ties.policies.iter().filter(|p| !p.own).map(|p| (p.oid, &p.table));
+        rules.chain(policies)
     }
 
     /// A table at both ends is locked among the children.
@@ -84,21 +92,56 @@ impl Carry<'_> {
         steps
     }
 
+    /// Columns with another name afterwards that some tie's text calls by the old one: (old, new).
+    fn renamed(&self) -> Vec<(&str, &str)> {
+        let ties = self.ties;
+        let mentioned: Vec<&String> = (ties.triggers.iter().flat_map(|t| &t.mentions))
+            .chain(ties.rules.iter().flat_map(|r| &r.mentions))
+            .chain(ties.policies.iter().flat_map(|p| &p.mentions))
+            .chain(ties.statistics.iter().flat_map(|s| &s.mentions))
+            .chain(ties.publications.iter().flat_map(|p| &p.mentions))
+            .chain(ties.views.iter().flat_map(|v| &v.mentions))
+            .collect();
+        let columns = self.plan.columns.iter().filter_map(|c| Some((c.source.as_deref()?, c.name.as_str())));
+        columns.filter(|(old, new)| old != new && mentioned.iter().any(|m| m == old)).collect()
+    }
+
+    /// The statements under the names that the columns had: the server then keeps up with the renaming in whatever uses
+    /// them, as it does in ALTER TABLE.
+    pub(super) fn under_old_names(&self, table: &str, statements: Vec<String>) -> Vec<String> {
+        let rename =
+            |from: &str, to: &str| format!("ALTER TABLE {table} RENAME COLUMN {} TO {}", Ident(from), Ident(to));
+        let names = self.renamed();
+        if statements.is_empty() {
+            return statements;
+        }
+        let back = names.iter().map(|(old, new)| rename(new, old));
+        let forth = names.iter().map(|(old, new)| rename(old, new));
+        back.chain(statements).chain(forth).collect()
+    }
+
     /// Once the new table has its name.
     pub fn take_hold(&self) -> Vec<String> {
+        let mut steps = Vec::new();
+        for key in self.kept_outgoing().chain(&self.ties.incoming) {
+            steps.extend(self.foreign_key(key));
+        }
+        steps.extend(self.under_old_names(&self.plan.target.name.to_string(), self.texts()));
+        steps
+    }
+
+    /// What is made of texts that name columns.
+    fn texts(&self) -> Vec<String> {
         let table = self.plan.target.name.to_string();
         let mut steps = Vec::new();
-        for key in self.kept_outgoing() {
-            steps.extend(self.foreign_key(key));
-        }
-        for key in &self.ties.incoming {
-            steps.extend(self.foreign_key(key));
-        }
         for trigger in &self.ties.triggers {
             steps.extend(create_trigger(trigger, &table));
         }
         for policy in &self.ties.policies {
-            steps.extend(create_policy(policy, &table));
+            match policy.own {
+                true => steps.extend(create_policy(policy, &table)),
+                false => steps.push(point_policy(policy)),
+            }
         }
         if self.ties.security.enabled {
             steps.push(format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"));
@@ -194,17 +237,19 @@ impl Carry<'_> {
         let kept: Vec<String> = self.kept_statistics().map(|s| names.statistics(s.oid).name).collect();
         let gone = there.iter().filter(|name| !kept.contains(name));
         let mut steps: Vec<String> = gone.map(|name| format!("DROP STATISTICS {}", shadow.sibling(name))).collect();
+        let mut made = Vec::new();
         for s in self.kept_statistics() {
             let own = names.statistics(s.oid);
             if there.contains(&own.name) {
                 continue;
             }
             let kinds = if s.single { String::new() } else { format!(" ({})", s.kinds.join(", ")) };
-            steps.push(format!("CREATE STATISTICS {own}{kinds} ON {} FROM {shadow}", s.columns));
+            made.push(format!("CREATE STATISTICS {own}{kinds} ON {} FROM {shadow}", s.columns));
             if let Some(target) = s.target {
-                steps.push(format!("ALTER STATISTICS {own} SET STATISTICS {target}"));
+                made.push(format!("ALTER STATISTICS {own} SET STATISTICS {target}"));
             }
         }
+        steps.extend(self.under_old_names(&shadow.to_string(), made));
         steps
     }
 
@@ -280,6 +325,18 @@ fn create_rule(rule: &Rule) -> Vec<String> {
     steps
 }
 
+/// The same policy of another table, with its text read anew: the table's name means the new one now.
+fn point_policy(policy: &Policy) -> String {
+    let (using, check) = policy_clauses(policy);
+    format!("ALTER POLICY {} ON {}{using}{check}", Ident(&policy.name), policy.table)
+}
+
+fn policy_clauses(policy: &Policy) -> (String, String) {
+    let clause =
+        |word: &str, text: &Option<String>| text.as_ref().map(|t| format!(" {word} ({t})")).unwrap_or_default();
+    (clause("USING", &policy.using), clause("WITH CHECK", &policy.check))
+}
+
 pub(super) fn create_policy(policy: &Policy, table: &str) -> Vec<String> {
     let name = Ident(&policy.name);
     let kind = if policy.permissive { "PERMISSIVE" } else { "RESTRICTIVE" };
@@ -287,14 +344,9 @@ pub(super) fn create_policy(policy: &Policy, table: &str) -> Vec<String> {
         true => "PUBLIC".to_owned(),
         false => ident_list(policy.roles.iter().map(String::as_str)),
     };
-    let clause =
-        |word: &str, text: &Option<String>| text.as_ref().map(|t| format!(" {word} ({t})")).unwrap_or_default();
-    let mut steps = vec![format!(
-        "CREATE POLICY {name} ON {table} AS {kind} FOR {} TO {roles}{}{}",
-        policy.command,
-        clause("USING", &policy.using),
-        clause("WITH CHECK", &policy.check)
-    )];
+    let (using, check) = policy_clauses(policy);
+    let mut steps =
+        vec![format!("CREATE POLICY {name} ON {table} AS {kind} FOR {} TO {roles}{using}{check}", policy.command)];
     if let Some(comment) = &policy.comment {
         steps.push(format!("COMMENT ON POLICY {name} ON {table} IS {}", Literal(comment)));
     }

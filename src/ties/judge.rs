@@ -22,7 +22,9 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(judge.mentions(&what, &rule.mentions));
     }
     for policy in &ties.policies {
-        found.extend(judge.mentions(&format!("policy {}", plain_ident(&policy.name)), &policy.mentions));
+        let what = format!("policy {} of {}", plain_ident(&policy.name), policy.table.plain());
+        found.extend(owned(&what, policy.owned));
+        found.extend(judge.mentions(&what, &policy.mentions));
     }
     if ties.security.hides {
         found.push(Finding::new(
@@ -49,7 +51,7 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
     for p in &ties.publications {
         let what = format!("publication {}", plain_ident(&p.name));
         found.extend(owned(&what, p.owned));
-        found.extend(judge.mentions(&what, p.columns.as_deref().unwrap_or_default()));
+        found.extend(judge.mentions(&what, &p.mentions));
     }
     found.extend(judge.views(ties));
     found
@@ -83,11 +85,12 @@ impl Judge<'_> {
         ))
     }
 
-    /// Columns that get another name: its text has the old one.
+    /// Columns that get another name, while another column gets theirs: its text has the old one.
     fn renamed(&self, what: &str, columns: &[String]) -> Option<Finding> {
-        let other = columns.iter().find(|c| self.after(c).is_some_and(|name| name != *c))?;
+        let taken = |c: &String| self.plan.target.column(c).is_some();
+        let other = columns.iter().find(|c| self.after(c).is_some_and(|name| name != *c) && taken(c))?;
         Some(Finding::new(
-            format!("{what} uses column {}, which the change renames", plain_ident(other)),
+            format!("{what} uses column {}, whose name the change gives to another column", plain_ident(other)),
             "Rename it in an ALTER TABLE of its own, before or afterwards: that takes no time.",
         ))
     }

@@ -28,9 +28,9 @@ pub struct Ties {
     pub incoming: Vec<ForeignKey>,
     /// Its triggers.
     pub triggers: Vec<Trigger>,
-    /// Its rules, and those of views that mention it.
+    /// Its rules, and those of other relations that mention it.
     pub rules: Vec<Rule>,
-    /// Its policies.
+    /// Its policies, and those of other tables that mention it.
     pub policies: Vec<Policy>,
     /// Row level security.
     pub security: Security,
@@ -138,8 +138,12 @@ pub struct Trigger {
 pub struct Rule {
     /// Its name.
     pub name: String,
-    /// Whether it is the table's own, not a view's.
+    /// Whether it is the table's own, not another relation's that mentions it.
     pub own: bool,
+    /// The relation's oid.
+    pub oid: u32,
+    /// Whether that is a view.
+    pub of_view: bool,
     /// The relation it is on.
     pub table: QualifiedName,
     /// Whether this role may change it.
@@ -159,6 +163,14 @@ pub struct Rule {
 pub struct Policy {
     /// Its name.
     pub name: String,
+    /// Whether it is the table's own, not another table's that mentions it.
+    pub own: bool,
+    /// The table's oid.
+    pub oid: u32,
+    /// The table it is on.
+    pub table: QualifiedName,
+    /// Whether this role may change it.
+    pub owned: bool,
     /// PERMISSIVE or RESTRICTIVE.
     pub permissive: bool,
     /// `ALL`, `SELECT` …
@@ -224,6 +236,8 @@ pub struct Publication {
     pub columns: Option<Vec<String>>,
     /// Its row filter.
     pub filter: Option<String>,
+    /// Columns of the table that list and filter name.
+    pub mentions: Vec<String>,
 }
 
 /// A view.

@@ -71,10 +71,10 @@ SELECT coalesce(json_agg(json_build_object(
     'comment', pg_catalog.obj_description(g.oid, 'pg_trigger')) ORDER BY g.tgname), '[]')
 FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND";
 
-/// Of the table itself, and those of views that mention it.
+/// Of the table itself, and those of other relations that mention it.
 const RULES: &str = "
 SELECT coalesce(json_agg(json_build_object(
-    'name', w.rulename, 'own', w.ev_class = $1,
+    'name', w.rulename, 'own', w.ev_class = $1, 'oid', c.oid::int8, 'of_view', c.relkind = 'v',
     'table', json_build_object('schema', n.nspname, 'name', c.relname), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'definition', pg_catalog.pg_get_ruledef(w.oid), 'enabled', w.ev_enabled,
     'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
@@ -84,13 +84,14 @@ SELECT coalesce(json_agg(json_build_object(
     'comment', pg_catalog.obj_description(w.oid, 'pg_rewrite')) ORDER BY w.rulename), '[]')
 FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE w.rulename <> '_RETURN' AND (w.ev_class = $1 OR c.relkind = 'v' AND EXISTS (
+WHERE w.rulename <> '_RETURN' AND (w.ev_class = $1 OR EXISTS (
     SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
       AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1))";
 
 const POLICIES: &str = "
 SELECT coalesce(json_agg(json_build_object(
-    'name', p.polname, 'permissive', p.polpermissive,
+    'name', p.polname, 'permissive', p.polpermissive, 'own', p.polrelid = $1, 'oid', c.oid::int8,
+    'table', json_build_object('schema', n.nspname, 'name', c.relname), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
     'roles', (SELECT coalesce(json_agg(r.rolname ORDER BY r.rolname), '[]') FROM pg_catalog.pg_roles r WHERE r.oid = ANY (p.polroles)),
     'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
@@ -99,7 +100,11 @@ SELECT coalesce(json_agg(json_build_object(
         WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
           AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
     'comment', pg_catalog.obj_description(p.oid, 'pg_policy')) ORDER BY p.polname), '[]')
-FROM pg_catalog.pg_policy p WHERE p.polrelid = $1";
+FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE p.polrelid = $1 OR EXISTS (
+    SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
+      AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1)";
 
 const SECURITY: &str = "
 SELECT json_build_object('enabled', c.relrowsecurity, 'forced', c.relforcerowsecurity,
@@ -129,7 +134,10 @@ SELECT coalesce(json_agg(json_build_object(
     'name', p.pubname, 'owned', pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
     'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1
         AND jsonb_typeof(to_jsonb(r) -> 'prattrs') = 'array' AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)),
-    'filter', $3) ORDER BY p.pubname), '[]')
+    'filter', $3, 'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_publication_rel'::regclass AND d.objid = r.oid
+          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0)) ORDER BY p.pubname), '[]')
 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
 WHERE r.prrelid = $1 AND p.pubname <> $2";
 

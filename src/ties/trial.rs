@@ -25,6 +25,27 @@ fn temporary(name: &str) -> QualifiedName {
     QualifiedName::new("pg_temp", name)
 }
 
+/// Which names of columns statements use.
+#[derive(Clone, Copy)]
+enum Named {
+    AsBefore,
+    AsAfterwards,
+}
+
+/// Something to try.
+struct Probe {
+    what: String,
+    named: Named,
+    statements: Vec<String>,
+}
+
+impl Probe {
+    /// Of a text from the catalog.
+    fn of(what: String, statements: Vec<String>) -> Probe {
+        Probe { what, named: Named::AsBefore, statements }
+    }
+}
+
 struct Trial<'a> {
     conn: &'a Conn,
     plan: &'a Plan,
@@ -36,7 +57,12 @@ impl Trial<'_> {
     async fn all(&self, version: u32) -> Result<Vec<Finding>, Failure> {
         self.conn.batch("create trial table", &self.create(version).join(";\n")).await?;
         let mut found = Vec::new();
-        for (what, statements) in self.probes()? {
+        let carry = Carry { plan: self.plan, ties: self.ties, role: "" };
+        for Probe { what, named, statements } in self.probes()? {
+            let statements = match named {
+                Named::AsAfterwards => statements,
+                Named::AsBefore => carry.under_old_names(&self.model.to_string(), statements),
+            };
             let sql = format!("SAVEPOINT trial; {}", statements.join(";\n"));
             if let Err(e) = self.conn.batch("try tie", &sql).await {
                 if e.connection_lost {
@@ -69,8 +95,7 @@ impl Trial<'_> {
         steps
     }
 
-    /// (what is tried, statements).
-    fn probes(&self) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    fn probes(&self) -> Result<Vec<Probe>, Failure> {
         let source = &self.plan.source.name;
         let carry = Carry { plan: self.plan, ties: self.ties, role: "" };
         let mut probes = Vec::new();
@@ -92,26 +117,27 @@ impl Trial<'_> {
                 }
             };
             if self.stays(key) {
-                probes.push((what, statements));
+                probes.push(Probe { what, named: Named::AsAfterwards, statements });
             }
         }
         for t in &self.ties.triggers {
             let statement = renamed(&t.definition, source, &self.model)?;
-            probes.push((format!("trigger {}", plain_ident(&t.name)), vec![statement]));
+            probes.push(Probe::of(format!("trigger {}", plain_ident(&t.name)), vec![statement]));
         }
         for r in self.ties.rules.iter().filter(|r| r.own) {
             let statement = renamed(r.definition.trim_end_matches(';'), source, &self.model)?;
-            probes.push((format!("rule {}", plain_ident(&r.name)), vec![statement]));
+            probes.push(Probe::of(format!("rule {}", plain_ident(&r.name)), vec![statement]));
         }
-        for p in &self.ties.policies {
-            probes.push((format!("policy {}", plain_ident(&p.name)), carry::create_policy(p, &self.model.to_string())));
+        for p in self.ties.policies.iter().filter(|p| p.own) {
+            let statements = carry::create_policy(p, &self.model.to_string());
+            probes.push(Probe::of(format!("policy {}", plain_ident(&p.name)), statements));
         }
         probes.extend(self.views()?);
         Ok(probes)
     }
 
     /// Each view that is made again, with those it reads.
-    fn views(&self) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    fn views(&self) -> Result<Vec<Probe>, Failure> {
         let mut probes = Vec::new();
         let mut so_far: Vec<String> = Vec::new();
         let mut stand_ins: Vec<(QualifiedName, QualifiedName)> =
@@ -124,7 +150,7 @@ impl Trial<'_> {
             }
             let name = Ident(&own.name).to_string();
             so_far.push(format!("CREATE TEMPORARY VIEW {name} AS {text}"));
-            probes.push((format!("view {}", view.name.plain()), so_far.clone()));
+            probes.push(Probe::of(format!("view {}", view.name.plain()), so_far.clone()));
             stand_ins.push((view.name.clone(), own));
         }
         Ok(probes)

@@ -39,9 +39,9 @@ fn changed_columns(plan: &Plan) -> HashSet<&str> {
         let before = plan.source.column(name);
         let after =
             plan.columns.iter().find(|c| c.source.as_deref() == Some(name)).and_then(|c| plan.target.column(&c.name));
-        before.zip(after).is_some_and(|(b, a)| {
-            (&b.name, b.type_oid, &b.type_sql, &b.collation) == (&a.name, a.type_oid, &a.type_sql, &a.collation)
-        })
+        before
+            .zip(after)
+            .is_some_and(|(b, a)| (b.type_oid, &b.type_sql, &b.collation) == (a.type_oid, &a.type_sql, &a.collation))
     };
     plan.source.columns.iter().map(|c| c.name.as_str()).filter(|name| !same(name)).collect()
 }

@@ -28,8 +28,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[command(name = "scripts/bench")]
 pub struct Args {
     /// The rows to measure
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9",
-          value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10",
+          value_parser = clap::value_parser!(u8).range(1..=10))]
     rows: Vec<u8>,
     /// Multiplies the sizes of tables, and shortens loads where it is below 1
     #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = positive)]
@@ -119,6 +119,7 @@ fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
         7 => cutover::with_autovacuum(lab),
         8 => changes::sustained(lab),
         9 => changes::memory(lab),
+        10 => cutover::tied(lab),
         _ => Err(format!("there is no row {row}").into()),
     }
 }

@@ -61,6 +61,55 @@ pub fn under_load(lab: &mut Lab) -> Result<Outcome> {
         .shown("longest transaction of a client during a run", shown, "ms"))
 }
 
+/// What hangs on the table in row 10: five views, of which one is made again for the new type, three foreign keys each
+/// way, two triggers, four policies. pgbench's own tables are among the parents and children.
+const TIES: &str = "
+    CREATE TABLE flags (flag int PRIMARY KEY);
+    INSERT INTO flags VALUES (0);
+    ALTER TABLE pgbench_accounts ADD flag int DEFAULT 0, ADD other int REFERENCES flags,
+        ADD FOREIGN KEY (flag) REFERENCES flags, ADD FOREIGN KEY (bid) REFERENCES pgbench_branches;
+    CREATE TABLE cards (card int PRIMARY KEY, aid int REFERENCES pgbench_accounts);
+    INSERT INTO cards SELECT n, n FROM generate_series(1, 10000) n;
+    CREATE TABLE letters (aid int REFERENCES pgbench_accounts ON DELETE CASCADE);
+    INSERT INTO letters SELECT n FROM generate_series(1, 10000) n;
+    ALTER TABLE pgbench_history ADD FOREIGN KEY (aid) REFERENCES pgbench_accounts;
+    CREATE VIEW balances AS SELECT bid, sum(abalance) AS total FROM pgbench_accounts GROUP BY bid;
+    CREATE VIEW rich AS SELECT * FROM balances WHERE total > 0;
+    CREATE VIEW fillers AS SELECT filler FROM pgbench_accounts;
+    CREATE VIEW keys AS SELECT aid, bid FROM pgbench_accounts;
+    CREATE VIEW of_one AS SELECT aid FROM keys WHERE bid = 1;
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+    CREATE TRIGGER before_each BEFORE UPDATE OF bid ON pgbench_accounts FOR EACH ROW EXECUTE FUNCTION note();
+    CREATE TRIGGER after_all AFTER INSERT ON pgbench_accounts EXECUTE FUNCTION note();
+    CREATE POLICY a ON pgbench_accounts FOR SELECT USING (true);
+    CREATE POLICY b ON pgbench_accounts FOR UPDATE USING (aid > 0);
+    CREATE POLICY c ON pgbench_accounts FOR INSERT WITH CHECK (bid > 0);
+    CREATE POLICY d ON pgbench_accounts AS RESTRICTIVE FOR DELETE USING (abalance = 0);
+    ALTER TABLE pgbench_accounts ENABLE ROW LEVEL SECURITY;";
+
+/// Row 10.
+pub fn tied(lab: &mut Lab) -> Result<Outcome> {
+    let template = lab.pgbench_template(10)?;
+    lab.fresh(&template)?;
+    lab.sql(DATABASE)?.run(TIES)?;
+    lab.settle()?;
+    // Its history has a foreign key to the accounts here, so that each transaction locks them in the order of the application.
+    let load = Load::start(lab, &["-N", "-M", "prepared"])?;
+    sleep(lab.span(10.0));
+    let count = usize::from(lab.cutovers).div_ceil(2);
+    let swaps = (0..count).map(|number| swap(lab, number)).collect::<Result<Vec<Swap>>>();
+    let log = load.stop()?;
+    let swaps = swaps?;
+    let blocked: Vec<f64> = swaps.iter().map(|swap| swap.done.blocked_ms()).collect();
+    let longest: Vec<f64> = swaps.iter().map(|swap| log.longest_ms(swap.done.begun_at, swap.done.ended_at)).collect();
+    let facts: Vec<Value> = swaps.iter().map(|swap| swap.done.facts()).collect();
+    Ok(Outcome::new(10, json!({ "swaps": facts, "longest_ms": longest }))
+        .at_most("write_blocked, median", median(&blocked), 50.0, "ms")
+        .shown(format!("write_blocked, worst of {count}"), worst(&blocked), "ms")
+        .at_most("failed transactions", log.failed, 0.0, "")
+        .shown("longest transaction of a client during a run", worst(&longest), "ms"))
+}
+
 fn swap(lab: &Lab, number: usize) -> Result<Swap> {
     let kind = if number.is_multiple_of(2) { "bigint" } else { "int" };
     let before = window(lab);

@@ -49,6 +49,7 @@ pub fn title(row: u8) -> &'static str {
         7 => "cut-over with an autovacuum of the table",
         8 => "sustained random-key updates",
         9 => "memory with 5 M rows and 1 M changed keys",
+        10 => "cut-over under pgbench -N of a table with views, foreign keys, triggers and policies",
         _ => "unknown",
     }
 }

@@ -4,6 +4,7 @@ mod bounds;
 mod cutover;
 mod demo;
 mod drift;
+mod epoch;
 mod ground;
 mod harness;
 mod load;

@@ -36,10 +36,13 @@ fn without_column_version(line: &str) -> Option<String> {
 }
 
 /// From `PGRECAST_TEST_CLIENTS`, else what `scripts/pg clients` finds, else the PATH; the newest reads every server.
-static PG_DUMP: LazyLock<PathBuf> = LazyLock::new(|| {
+static PG_DUMP: LazyLock<PathBuf> = LazyLock::new(|| client("pg_dump"));
+
+/// A program of the newest major's.
+pub fn client(name: &str) -> PathBuf {
     let named = std::env::var_os("PGRECAST_TEST_CLIENTS").map(PathBuf::from);
-    named.or_else(fetched).map_or_else(|| PathBuf::from("pg_dump"), |bin| bin.join("pg_dump"))
-});
+    named.or_else(fetched).map_or_else(|| PathBuf::from(name), |bin| bin.join(name))
+}
 
 fn fetched() -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/pg");

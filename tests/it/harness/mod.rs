@@ -11,7 +11,7 @@ mod servers;
 mod wait;
 
 pub use db::{Db, Session};
-pub use dump::dump;
+pub use dump::{client, dump};
 pub use leftovers::{assert_nothing_left, leftovers};
 pub use program::{Output, Running, pgrecast, spawn};
 pub use servers::{own_server, server, test_bin};

@@ -3,6 +3,7 @@
 mod added;
 mod clauses;
 mod keys;
+mod large;
 mod named;
 mod refused;
 mod shown;

@@ -45,14 +45,6 @@ fn what_is_tied_to_the_table_is_refused_by_name() {
             "CREATE TABLE mother (id int PRIMARY KEY) PARTITION BY LIST (id); ALTER TABLE t ADD CONSTRAINT out_of_t FOREIGN KEY (w) REFERENCES mother NOT VALID",
             "foreign key out_of_t of public.t",
         ),
-        tie(
-            "CREATE TABLE other (w int); CREATE POLICY own ON other USING (w IN (SELECT t.w FROM t))",
-            "policy own on table public.other",
-        ),
-        tie(
-            "CREATE TABLE other (w int); CREATE RULE told AS ON INSERT TO other DO ALSO DELETE FROM t",
-            "rule told on table public.other",
-        ),
         tie("CREATE PUBLICATION told FOR ALL TABLES", "publication told"),
         Tie { since: 15, ..tie("CREATE PUBLICATION told FOR TABLES IN SCHEMA public", "publication told") },
         tie("CREATE TABLE under_t () INHERITS (t)", "under_t"),
