@@ -128,7 +128,7 @@ async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
                 if e.verdict() == crate::pg::Verdict::Stop || begun.elapsed() > WAIT_FOR_TRANSACTIONS {
                     return Err(e.into());
                 }
-                let holders = holders(conn, context).await?;
+                let holders = holders(conn, context, &[]).await?;
                 context.reporter.say(Event::Waiting { on: format!("a lock on the table, held by {holders}") });
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -202,12 +202,12 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
     while !before.is_empty() {
         if begun.elapsed() > WAIT_FOR_TRANSACTIONS {
             return Err(Failure::failed("transactions that write to the table did not end in time")
-                .detail(format!("They are {}.", holders(conn, context).await?))
+                .detail(format!("They are {}.", holders(conn, context, &[]).await?))
                 .hint("End them, then run the same command again."));
         }
         if begun.elapsed() > Duration::from_secs(1) && !said {
             said = true;
-            let on = format!("transactions that write to the table: {}", holders(conn, context).await?);
+            let on = format!("transactions that write to the table: {}", holders(conn, context, &[]).await?);
             context.reporter.say(Event::Waiting { on });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -222,15 +222,16 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
 pub const PREPARED: &str = "(SELECT x.gid, x.prepared, own.virtualtransaction AS held_as FROM pg_catalog.pg_prepared_xacts x \
     JOIN pg_catalog.pg_locks own ON own.locktype = 'transactionid' AND own.transactionid = x.transaction AND own.pid IS NULL) AS p";
 
-/// Who holds a lock on the source, for messages.
-pub async fn holders(conn: &Conn, context: &Context) -> Result<String, Failure> {
+/// Who holds a lock on the source or on one of `others` (oids), for messages.
+pub async fn holders(conn: &Conn, context: &Context, others: &[u32]) -> Result<String, Failure> {
+    let others: String = others.iter().map(|oid| format!(", {oid}")).collect();
     let sql = format!(
         "SELECT string_agg(who, '; ') FROM (SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction %s', p.gid) \
          ELSE format('pid %s (%s, %s s, %s): %s', l.pid, string_agg(DISTINCT l.mode, ', '), \
          round(extract(epoch FROM clock_timestamp() - a.xact_start)), a.state, left(a.query, 80)) END AS who \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
-         WHERE l.locktype = 'relation' AND l.database = {} AND l.relation = {} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+         WHERE l.locktype = 'relation' AND l.database = {} AND l.relation IN ({}{others}) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
          AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
          GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",
         context.facts.database_oid, context.plan.source.oid

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::order::Order;
 use super::{Acl, Options, Swap};
 use crate::context::Context;
 use crate::drift;
@@ -44,6 +45,7 @@ pub(super) async fn run(
     options: &Options,
     columns: &str,
     lock_wait: Duration,
+    order: &mut Order,
 ) -> Result<Outcome, Failure> {
     let begun = begin(context, options, columns, lock_wait).await;
     let Begun { flusher, script, ties, pid } = match begun {
@@ -56,7 +58,7 @@ pub(super) async fn run(
     follower.hurry().await?;
     follower.settle().await?;
     follower.quiesce().await?;
-    let outcome = locked(context, follower, options, &flusher, &script, &ties).await;
+    let outcome = locked(context, follower, options, &flusher, &script, &ties, order).await;
     let outcome = match outcome {
         Ok(done) => Ok(Outcome::Done(done)),
         Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),
@@ -89,8 +91,10 @@ struct Begun {
 
 /// What is said in the transaction.
 struct Script {
-    /// Locks before the source's, and after it.
-    locks: (Vec<String>, Vec<String>),
+    /// Locks, in the order in which the application's own statements are likely to take them.
+    locks: Vec<String>,
+    /// What is locked besides the source.
+    others: Vec<u32>,
     swap: String,
 }
 
@@ -117,7 +121,14 @@ async fn begin(
         carry,
         role: &context.facts.role,
     };
-    let script = Script { locks: (carry.locks_before(), carry.locks_after()), swap: swap.statements().join(";\n") };
+    let own = format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", context.plan.source.name);
+    let locks = carry.locks_before().into_iter().chain([own]).chain(carry.locks_after()).collect::<Vec<_>>();
+    // Where several are asked for, a circle of waits must end by our timeout, not by the server's choice of a victim.
+    let lock_wait = match locks.len() {
+        1 => lock_wait,
+        _ => lock_wait.min(Duration::from_millis(context.facts.deadlock_timeout_ms / 2)),
+    };
+    let script = Script { locks, others: carry.locked(), swap: swap.statements().join(";\n") };
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
     if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait, &carry.tables()).await? {
         return Ok(Err(why));
@@ -172,7 +183,7 @@ async fn keep_vacuum_away(
         Err(e) if e.connection_lost => Ok(Some(e.to_string())),
         Err(_) => {
             flusher.conn().batch("roll back cut-over", "ROLLBACK").await?;
-            Ok(Some(prepare::holders(flusher.conn(), context).await?))
+            Ok(Some(prepare::holders(flusher.conn(), context, &[]).await?))
         }
     }
 }
@@ -211,30 +222,23 @@ async fn locked(
     flusher: &Flusher,
     script: &Script,
     ties: &Option<String>,
+    order: &mut Order,
 ) -> Result<Done, Stop> {
     let conn = flusher.conn();
     let asked = Instant::now();
-    let lock = format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", context.plan.source.name);
-    let mut granted = None;
-    let mut refused = None;
-    let all = script.locks.0.iter().chain([&lock]).chain(&script.locks.1);
-    for statement in all {
-        let asked_now = Instant::now();
-        match conn.batch("lock source", statement).await {
-            // From the first lock on that somebody waits for.
-            Ok(()) => drop(granted.get_or_insert(asked_now)),
-            Err(e) => {
-                refused = Some(e);
-                break;
-            }
-        }
-    }
-    if let Some(e) = refused {
+    // From here on somebody may wait for us.
+    let mut first_granted = None;
+    for lock in order.of(script.locks.clone()) {
+        let Err(e) = conn.batch("lock source", &lock).await else {
+            first_granted.get_or_insert_with(Instant::now);
+            continue;
+        };
         if e.verdict() == Verdict::Stop {
             return Err(e.into());
         }
+        order.failed(&lock);
         // Asked before those who queued behind our request get their locks.
-        let holders = prepare::holders(context.store.conn(), context).await;
+        let holders = prepare::holders(context.store.conn(), context, &script.others).await;
         conn.batch("roll back cut-over", "ROLLBACK").await.map_err(Stop::from)?;
         return Err(Stop::Rolled(match holders {
             Ok(who) => who,
@@ -242,10 +246,7 @@ async fn locked(
             Err(failure) => return Err(failure.into()),
         }));
     }
-    let granted = match script.locks.0.is_empty() && script.locks.1.is_empty() {
-        true => Instant::now(),
-        false => granted.unwrap_or(asked),
-    };
+    let granted = first_granted.unwrap_or(asked);
     let lock_wait = granted - asked;
     let left = options.timeout.saturating_sub(lock_wait);
     let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));

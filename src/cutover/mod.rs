@@ -6,6 +6,7 @@
 mod acl;
 mod attempt;
 mod gate;
+mod order;
 mod swap;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub use attempt::Done;
 use attempt::Outcome;
 pub use gate::Blocker;
 use gate::{Decision, Seen};
+use order::Order;
 pub use swap::Swap;
 
 use crate::cli::Cutover as Options;
@@ -51,6 +53,7 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
     let ties = context.ties(context.store.conn()).await?;
     let mut lookout = Lookout { context, others: context.carry(&ties).locked(), conn: None, retry: Retry::new() };
     let mut last = String::new();
+    let mut order = Order::default();
     for number in 1..=options.attempts {
         let patience = lock_wait(number, options.lock_timeout);
         let decision = wait_in_step(context, follower, patience / 2, options.timeout, &mut lookout).await?;
@@ -59,7 +62,7 @@ pub async fn run(context: &Context, follower: &Follower, options: &Options, colu
                 terminate(&mut lookout, options).await?;
                 Outcome::Blocked(who)
             }
-            None => attempt::run(context, follower, options, columns, patience).await?,
+            None => attempt::run(context, follower, options, columns, patience, &mut order).await?,
         };
         match outcome {
             Outcome::Done(done) => {

@@ -143,7 +143,12 @@ impl Trial<'_> {
         let mut stand_ins: Vec<(QualifiedName, QualifiedName)> =
             vec![(self.plan.source.name.clone(), self.model.clone())];
         for view in views::with_fate(self.plan, self.ties, Fate::Remade) {
-            let own = temporary(&format!("pgrecast_view_{}", view.oid));
+            // Under its own name, by which texts without an alias call its columns.
+            let taken = stand_ins.iter().any(|(_, to)| to.name == view.name.name);
+            let own = match taken {
+                true => temporary(&format!("pgrecast_view_{}", view.oid)),
+                false => temporary(&view.name.name),
+            };
             let mut text = view.definition.trim_end_matches(';').to_owned();
             for (from, to) in &stand_ins {
                 text = renamed(&text, from, to)?;

@@ -10,4 +10,5 @@ mod harness;
 mod load;
 mod resume;
 mod scenarios;
+mod subscriber;
 mod visibility;

@@ -230,6 +230,75 @@ fn a_missing_privilege_is_named_with_its_remedy() {
 }
 
 #[test]
+fn an_owner_and_no_more_carries_its_own_ties_and_names_those_of_others() {
+    let db = Db::new();
+    db.sql(TABLE);
+    let dsn = limited(&db, "tied_owner");
+    db.sql("CREATE TABLE mother (id int PRIMARY KEY); INSERT INTO mother VALUES (1); GRANT REFERENCES, SELECT ON mother TO tied_owner");
+    let owner = Session::connect(&dsn);
+    owner.sql(
+        "ALTER TABLE t ADD m int CONSTRAINT up REFERENCES mother;
+         CREATE TABLE child (t_id int CONSTRAINT down REFERENCES t);
+         CREATE VIEW shown AS SELECT id, v FROM t; CREATE VIEW shown_too AS SELECT id FROM shown;
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER watch BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE POLICY own ON t USING (id > 0); ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE STATISTICS both_of_them ON v, w FROM t;
+         CREATE RULE silent AS ON DELETE TO t WHERE old.id < 0 DO INSTEAD NOTHING;
+         CREATE PUBLICATION told FOR TABLE t;",
+    );
+    for (theirs, words, away) in [
+        ("CREATE VIEW theirs AS SELECT id FROM t", "view public.theirs belongs to another role", "DROP VIEW theirs"),
+        (
+            "CREATE TABLE theirs (t int CONSTRAINT down_too REFERENCES t)",
+            "foreign key down_too of public.theirs",
+            "DROP TABLE theirs",
+        ),
+        (
+            "ALTER STATISTICS both_of_them OWNER TO postgres",
+            "extended statistics public.both_of_them",
+            "ALTER STATISTICS both_of_them OWNER TO tied_owner",
+        ),
+        ("ALTER PUBLICATION told OWNER TO postgres", "publication told", "ALTER PUBLICATION told OWNER TO tied_owner"),
+        (
+            "REVOKE REFERENCES ON mother FROM tied_owner",
+            "GRANT REFERENCES ON public.mother",
+            "GRANT REFERENCES ON mother TO tied_owner",
+        ),
+        (
+            "ALTER TABLE t FORCE ROW LEVEL SECURITY",
+            "row level security of public.t",
+            "ALTER TABLE t NO FORCE ROW LEVEL SECURITY",
+        ),
+    ] {
+        db.sql(theirs);
+        let before = dump(&db);
+        let output = spawn(&dsn, &["alter", "t", "ALTER id TYPE bigint"]).wait();
+        assert_error(&output, 3, &[words, "hint: "]);
+        assert!(dump(&db) == before, "{theirs}");
+        db.sql(away);
+    }
+    let output = spawn(&dsn, &["alter", "t", "ALTER id TYPE bigint"]).wait();
+    assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+    let finished = spawn(&dsn, &["finish", &only_migration(&db)]).wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_nothing_left(&db);
+    for (what, there) in [
+        (
+            "SELECT string_agg(conname, ',' ORDER BY conname) FROM pg_constraint WHERE contype = 'f' AND convalidated",
+            "down,up",
+        ),
+        ("SELECT string_agg(pg_typeof(id)::text, ',') FROM (SELECT * FROM shown_too LIMIT 1) AS one", "bigint"),
+        ("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'shown'::regclass", "tied_owner"),
+        ("SELECT tgname FROM pg_trigger WHERE tgrelid = 't'::regclass AND NOT tgisinternal", "watch"),
+        ("SELECT polname FROM pg_policy WHERE polrelid = 't'::regclass", "own"),
+        ("SELECT tablename FROM pg_publication_tables WHERE pubname = 'told'", "t"),
+    ] {
+        assert_eq!(db.query_one_text(what), there, "{what}");
+    }
+}
+
+#[test]
 fn an_owner_with_replication_and_no_more_goes_all_the_way() {
     let db = Db::new();
     db.sql(TABLE);

@@ -1,7 +1,10 @@
 //! What is tied to the table by its oid is tied to the new one afterwards.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use super::twins::Twins;
 use super::{major, role};
+use crate::harness::migration::{command, finish, wait_until};
 use crate::harness::{Db, pgrecast};
 
 /// A table with a key that becomes wider, and rows.
@@ -75,6 +78,64 @@ fn foreign_keys_of_every_kind() {
     assert_eq!(new.query_one_text("SELECT count(*) FROM wide_child WHERE t_id = 7"), "0");
     assert_eq!(new.query_one_text("SELECT count(*) FROM elsewhere.child WHERE id = 7 AND t_id IS NULL"), "1");
     assert_eq!(new.query_one_text("SELECT count(*) FROM t WHERE p = 15"), "0");
+}
+
+#[test]
+fn a_run_that_dies_before_it_validates_is_completed_by_the_next() {
+    let db = Db::new();
+    db.sql(TABLE);
+    db.sql("CREATE TABLE child (t_id int REFERENCES t); INSERT INTO child SELECT id FROM t");
+    let running = command(&db, &["alter", "t", "ALTER id TYPE bigint", "--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    // The clean-up comes to the journal first.
+    let journal = "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' \
+                   AND relnamespace = 'pgrecast'::regnamespace AND relname ~ 'journal'";
+    let holder = db.connect();
+    holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", db.query_one_text(journal)));
+    command(&db, &["cutover"]).wait().ended(0);
+    wait_until(&db, "the swap", "SELECT phase FROM pgrecast.migration", "swapped");
+    running.kill();
+    let validated = "SELECT convalidated FROM pg_constraint WHERE conname = 'child_t_id_fkey'";
+    assert_eq!(db.query_one_text(validated), "f");
+    assert!(db.connect().try_sql("INSERT INTO child VALUES (-1)").is_err(), "new rows are checked at once");
+    holder.sql("ROLLBACK");
+    command(&db, &["resume"]).done();
+    assert_eq!(db.query_one_text(validated), "t");
+    finish(&db);
+}
+
+#[test]
+fn an_application_that_locks_the_other_way_round_is_learned_from() {
+    let db = Db::new();
+    db.sql(TABLE);
+    db.sql("CREATE TABLE child (t_id int REFERENCES t, n int)");
+    let (stop, done) = (AtomicBool::new(false), AtomicU32::new(0));
+    let report = std::thread::scope(|scope| {
+        for worker in 1..=4 {
+            let (session, stop, done) = (db.connect(), &stop, &done);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    session.sql(&format!(
+                        "BEGIN; UPDATE t SET a = a + 1 WHERE id = {worker}; SELECT pg_sleep(0.02); \
+                         INSERT INTO child VALUES ({worker}, 1); COMMIT"
+                    ));
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            command(&db, &["alter", "t", "ALTER id TYPE bigint"]).done()
+        }));
+        stop.store(true, Ordering::Relaxed);
+        ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let attempts = report["cutover"]["attempts"].as_u64().expect("attempts");
+    // In the first one the referring table is held while a transaction that has the source asks for it.
+    assert!((2..10).contains(&attempts), "{report}");
+    let made = done.load(Ordering::Relaxed);
+    assert_eq!(db.query_one_text("SELECT count(*) FROM child"), made.to_string());
+    assert_eq!(db.query_one_text("SELECT sum(a) FROM t WHERE id <= 4"), (made + 10).to_string());
+    finish(&db);
 }
 
 #[test]
@@ -191,7 +252,7 @@ const VIEWS: &str = "
     CREATE SCHEMA aside;
     CREATE VIEW plain AS SELECT a, b FROM t WHERE a > 2;
     CREATE VIEW keyed WITH (security_barrier = true) AS SELECT id, a AS \"An A\", b FROM t WHERE id > 3;
-    CREATE VIEW aside.far AS SELECT k.id, k.\"An A\", p.code FROM keyed k JOIN parent p ON p.id = k.\"An A\";
+    CREATE VIEW aside.far AS SELECT keyed.id, keyed.\"An A\", p.code FROM keyed JOIN parent p ON p.id = keyed.\"An A\";
     CREATE VIEW checked AS SELECT id, a FROM t WHERE a < 8 WITH LOCAL CHECK OPTION;
     CREATE VIEW writable AS SELECT id, b FROM t;
     ALTER VIEW checked ALTER COLUMN a SET DEFAULT 4;
