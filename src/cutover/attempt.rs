@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::lookout::Lookout;
 use super::order::Order;
 use super::{Acl, Options, Swap};
 use crate::context::Context;
@@ -46,6 +47,7 @@ pub(super) async fn run(
     columns: &str,
     lock_wait: Duration,
     order: &mut Order,
+    lookout: &mut Lookout<'_>,
 ) -> Result<Outcome, Failure> {
     let begun = begin(context, options, columns, lock_wait).await;
     let Begun { flusher, script, ties, pid } = match begun {
@@ -58,7 +60,14 @@ pub(super) async fn run(
     follower.hurry().await?;
     follower.settle().await?;
     follower.quiesce().await?;
-    let outcome = locked(context, follower, options, &flusher, &script, &ties, order).await;
+    let in_the_way = lookout.moment(lock_wait.mul_f64(0.8)).await?;
+    let outcome = match in_the_way {
+        Some(who) => Err(Stop::Rolled(who)),
+        None => locked(context, follower, options, &flusher, &script, &ties, order).await,
+    };
+    if outcome.is_err() {
+        lookout.failed();
+    }
     let outcome = match outcome {
         Ok(done) => Ok(Outcome::Done(done)),
         Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),

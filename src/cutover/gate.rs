@@ -29,6 +29,8 @@ pub struct Blocker {
     pub hidden: bool,
     /// Who it is, for messages.
     pub who: String,
+    /// What it runs.
+    pub query: Option<String>,
 }
 
 /// The backlog beyond which the lock is not asked for: what gathers between two flushes at some tens of thousands of
@@ -79,8 +81,14 @@ mod tests {
 
     #[test]
     fn a_blocker_counts_only_once_in_step() {
-        let blocker =
-            Blocker { pid: Some(7), age_ms: 20_000, transaction: "3/7".into(), hidden: false, who: "pid 7".into() };
+        let blocker = Blocker {
+            pid: Some(7),
+            age_ms: 20_000,
+            transaction: "3/7".into(),
+            hidden: false,
+            who: "pid 7".into(),
+            query: None,
+        };
         let mut seen = Seen { backlog: 3_000, live: true, blockers: vec![blocker], ..Seen::default() };
         let decide = |seen: &Seen| super::decide(seen, SETTLED_SOON);
         assert!(matches!(decide(&seen), Decision::Behind(_)));

@@ -1,5 +1,6 @@
 //! What of the ties cannot be carried through this change, by name and with the way out. Pure.
 
+use super::text;
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties};
 use crate::pg::sql::plain_ident;
@@ -20,11 +21,14 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         let what = format!("rule {} of {}", plain_ident(&rule.name), rule.table.plain());
         found.extend(owned(&what, rule.owned));
         found.extend(judge.mentions(&what, &rule.mentions));
+        found.extend(judge.by_place(&what, &rule.definition));
     }
     for policy in &ties.policies {
         let what = format!("policy {} of {}", plain_ident(&policy.name), policy.table.plain());
         found.extend(owned(&what, policy.owned));
         found.extend(judge.mentions(&what, &policy.mentions));
+        let text = [&policy.using, &policy.check].map(|t| t.as_deref().unwrap_or_default());
+        found.extend(text.iter().filter_map(|t| judge.by_place(&what, t)).next());
     }
     if ties.security.hides {
         found.push(Finding::new(
@@ -74,6 +78,19 @@ impl Judge<'_> {
     /// The name of a source column afterwards.
     fn after(&self, column: &str) -> Option<&str> {
         self.plan.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
+    }
+
+    /// A text that calls the table's columns by their places means others once one of them is gone.
+    fn by_place(&self, what: &str, text: &str) -> Option<Finding> {
+        let gone = self.plan.source.columns.iter().any(|c| self.after(&c.name).is_none());
+        // A text that cannot be read is not understood either.
+        let lists = text::lists_columns(text, &self.plan.source.name).unwrap_or(true);
+        (gone && lists).then(|| {
+            Finding::new(
+                format!("{what} calls columns of the table by their places, and the change drops one"),
+                "Drop it first and create it again afterwards, or drop the column in an ALTER TABLE of its own.",
+            )
+        })
     }
 
     /// Columns that are dropped, which ALTER TABLE would refuse as well.
@@ -161,6 +178,7 @@ impl Judge<'_> {
             let what = format!("view {}", view.name.plain());
             if fate != Fate::Kept {
                 found.extend(owned(&what, view.owned));
+                found.extend(self.by_place(&what, &view.definition));
             }
             found.extend(self.mentions(&what, &view.mentions));
             if fate == Fate::Remade {

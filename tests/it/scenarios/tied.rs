@@ -130,8 +130,8 @@ fn an_application_that_locks_the_other_way_round_is_learned_from() {
         ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     let attempts = report["cutover"]["attempts"].as_u64().expect("attempts");
-    // In the first one the referring table is held while a transaction that has the source asks for it.
-    assert!((2..10).contains(&attempts), "{report}");
+    // The referring table first, there is always a transaction that has the source and asks for it: no attempt would do.
+    assert!(attempts < 30, "{report}");
     let made = done.load(Ordering::Relaxed);
     assert_eq!(db.query_one_text("SELECT count(*) FROM child"), made.to_string());
     assert_eq!(db.query_one_text("SELECT sum(a) FROM t WHERE id <= 4"), (made + 10).to_string());
@@ -434,6 +434,11 @@ fn what_cannot_go_with_the_change_is_refused_by_name() {
             "CREATE VIEW v AS SELECT id FROM t; CREATE MATERIALIZED VIEW m AS SELECT id FROM v",
             "ALTER id TYPE bigint",
             &["view public.v", "materialized view", "depends on it"],
+        ),
+        (
+            "CREATE VIEW v AS SELECT x.three FROM t AS x(one, two, three)",
+            "DROP a",
+            &["view public.v", "by their places"],
         ),
         ("CREATE MATERIALIZED VIEW m AS SELECT id FROM t", "", &["materialized view public.m"]),
         (
