@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::context::Context;
 use crate::error::Failure;
-use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role, Verdict};
+use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
 use crate::plan::ddl;
 use crate::plan::shape::Index;
 use crate::plan::types::{Names, Plan};
@@ -99,16 +99,10 @@ pub async fn run(context: &Arc<Context>, throttle: &Throttle) -> Result<(), Fail
 
 async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
     let mut retry = Retry::new();
-    loop {
-        let failure = match attach_once(context, all).await {
-            Ok(()) => return Ok(()),
-            Err(failure) => failure,
-        };
-        match failure.source.clone() {
-            Some(error) if error.verdict() != Verdict::Stop => retry.after(*error).await?,
-            Some(_) | None => return Err(failure),
-        }
+    while let Err(failure) = attach_once(context, all).await {
+        retry.after_failure(failure).await?;
     }
+    Ok(())
 }
 
 /// Constraints need a stronger lock on the shadow than a build beside them would allow, so they come last: all of

@@ -36,6 +36,14 @@ impl Retry {
         }
     }
 
+    /// The same where the error behind a failure may pass; a failure of our own will not.
+    pub async fn after_failure(&mut self, failure: Failure) -> Result<(), Failure> {
+        match failure.source.clone() {
+            Some(error) if error.verdict() != Verdict::Stop => self.after(*error).await,
+            Some(_) | None => Err(failure),
+        }
+    }
+
     /// The same, whatever the error.
     pub async fn after_any(&mut self, error: Error) -> Result<(), Failure> {
         self.failures += 1;

@@ -18,7 +18,7 @@ use crate::drift::{self, Fingerprint};
 use crate::error::{Exit, Failure};
 use crate::follow::{self, Follower};
 use crate::monitor::{Board, Monitor};
-use crate::pg::{Conn, Error, Role};
+use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::retry::Retry;
 use crate::state::{self, Migration};
@@ -421,22 +421,22 @@ impl Work {
 
     /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
     async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
-        // Extended statistics are there before the ANALYZE that fills them.
-        let conn = self.context.connector.open(Role::Indexer).await?;
-        let ties = self.context.ties(&conn).await?;
-        self.context.make_statistics(&conn, &ties).await?;
         let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
         let sql = format!("{verb} {}", self.context.names.shadow());
         let mut retry = Retry::new();
-        while let Err(e) = self.analyze(&sql).await {
-            retry.after(e).await?;
+        while let Err(failure) = self.analyze(&sql).await {
+            retry.after_failure(failure).await?;
         }
         self.wait_while_postponed().await?;
         Ok(Ready(()))
     }
 
-    async fn analyze(&self, sql: &str) -> Result<(), Error> {
-        self.context.connector.open(Role::Indexer).await?.batch("analyze shadow", sql).await
+    /// Extended statistics are there before the ANALYZE that fills them.
+    async fn analyze(&self, sql: &str) -> Result<(), Failure> {
+        let conn = self.context.connector.open(Role::Indexer).await?;
+        let ties = self.context.ties(&conn).await?;
+        self.context.make_statistics(&conn, &ties).await?;
+        Ok(conn.batch("analyze shadow", sql).await?)
     }
 
     async fn wait_while_postponed(&self) -> Result<(), Failure> {

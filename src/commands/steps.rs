@@ -113,20 +113,17 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         steps.push(step("ready", statement, NO_LOCK, NOBODY));
     }
     steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
-    let lock = |mode| format!("LOCK TABLE ONLY {} IN {mode} MODE", plan.source.name);
     steps.push(step(
         "cut over",
-        lock("SHARE UPDATE EXCLUSIVE"),
+        format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", plan.source.name),
         "SHARE UPDATE EXCLUSIVE",
         "DDL and vacuum of the table",
     ));
     let all = format!("every reader and writer of the table, {} ms at most", options.cutover.timeout.as_millis());
-    for statement in carry.locks_before() {
-        steps.push(step("cut over", statement, "ACCESS EXCLUSIVE on that one", &all));
-    }
-    steps.push(step("cut over", lock("ACCESS EXCLUSIVE"), "ACCESS EXCLUSIVE", &all));
-    for statement in carry.locks_after() {
-        steps.push(step("cut over", statement, "ACCESS EXCLUSIVE on that one", &all));
+    let own_lock = carry.own_lock();
+    for statement in carry.locks() {
+        let lock = if statement == own_lock { "ACCESS EXCLUSIVE" } else { "ACCESS EXCLUSIVE on that one" };
+        steps.push(step("cut over", statement, lock, &all));
     }
     let acl = crate::cutover::Acl::none();
     let swap = Swap { id: 0, plan, names: &names, taken: &[], acl: &acl, carry, role: &facts.role };

@@ -1,6 +1,7 @@
 //! Owner's grants on the table, its columns and its identity sequences, carried as they are.
 
 use crate::error::Failure;
+use crate::pg::sql::grantee;
 use crate::pg::{Conn, Ident};
 use crate::plan::read;
 use crate::plan::types::{Names, Plan};
@@ -72,7 +73,7 @@ impl Acl {
     /// The statements that give the new table what the old one has, once it stands under its final name.
     pub fn statements(&self, plan: &Plan) -> Vec<String> {
         let table = plan.target.name.to_string();
-        let role = |r: &Option<String>| r.as_ref().map_or_else(|| "PUBLIC".to_owned(), |r| Ident(r).to_string());
+        let role = |r: &Option<String>| grantee(r.as_deref());
         let mut steps = Vec::new();
         for grantee in &self.by_default {
             steps.push(format!("REVOKE ALL ON {table} FROM {}", role(grantee)));

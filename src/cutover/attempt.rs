@@ -130,8 +130,7 @@ async fn begin(
         carry,
         role: &context.facts.role,
     };
-    let own = format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", context.plan.source.name);
-    let locks = carry.locks_before().into_iter().chain([own]).chain(carry.locks_after()).collect::<Vec<_>>();
+    let locks = carry.locks();
     // Where several are asked for, a circle of waits must end by our timeout, not by the server's choice of a victim.
     let lock_wait = match locks.len() {
         1 => lock_wait,

@@ -98,12 +98,6 @@ impl Lookout<'_> {
         Ok(seen.into_iter().filter(|b| self.lasted.is_hopeless(b, pause)).collect())
     }
 
-    /// The same, whether they are about to end or not.
-    async fn older_than(&mut self, age: Duration) -> Result<Vec<Blocker>, Failure> {
-        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        Ok(self.blockers(age).await?.into_iter().filter(|b| b.age_ms > age_ms).collect())
-    }
-
     async fn holders(&mut self) -> Result<Vec<Blocker>, Failure> {
         let rows = self.ask("look for blockers", &blockers_sql(self.context, &self.others)).await?;
         let broken = |e: serde_json::Error| Failure::failed(format!("look for blockers: {e}"));
@@ -160,7 +154,7 @@ fn blockers_sql(context: &Context, others: &[u32]) -> String {
 pub(super) async fn terminate(lookout: &mut Lookout<'_>, options: &Options) -> Result<(), Failure> {
     let Some(limit) = options.terminate_blockers else { return Ok(()) };
     let context = lookout.context;
-    for blocker in lookout.older_than(limit.max(options.lock_timeout)).await? {
+    for blocker in lookout.blockers(limit.max(options.lock_timeout)).await? {
         let Some(pid) = blocker.pid else { continue };
         context.reporter.say(Event::Warning { text: format!("Ending a blocker: {}.", blocker.who) });
         if let Err(failure) = lookout.ask("end blocker", &format!("SELECT pg_terminate_backend({pid})")).await {

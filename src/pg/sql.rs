@@ -81,6 +81,11 @@ pub fn plain_ident(name: &str) -> String {
     if simple { name.to_owned() } else { Ident(name).to_string() }
 }
 
+/// Whom a privilege is granted to, as SQL; `None` is PUBLIC.
+pub fn grantee(role: Option<&str>) -> String {
+    role.map_or_else(|| "PUBLIC".to_owned(), |role| Ident(role).to_string())
+}
+
 /// `a, b, c` of quoted identifiers.
 pub fn ident_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|n| Ident(n).to_string()).collect::<Vec<_>>().join(", ")

@@ -202,6 +202,11 @@ impl Plan {
         self.columns.iter().filter_map(|c| c.expression().map(|e| (c.name.as_str(), e))).collect()
     }
 
+    /// The name of a source column in the target, where it is there.
+    pub fn name_after(&self, column: &str) -> Option<&str> {
+        self.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
+    }
+
     /// `OVERRIDING SYSTEM VALUE`, which an identity column that is written needs.
     pub fn overriding(&self) -> &'static str {
         let identity = |c: &&TargetColumn| {

@@ -19,13 +19,7 @@ ties AS (
     -- 14 marks what it pins by a row that names no object.
     WHERE d.classid <> 0
       AND ((d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = me.oid)
-        OR (d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (me.reltype, me.array_type)))
-    UNION
-    SELECT 'pg_catalog.pg_constraint'::regclass, k.oid, 0 FROM pg_catalog.pg_constraint k, me
-    WHERE k.contype = 'f' AND (k.conrelid = me.oid OR k.confrelid = me.oid)
-    UNION
-    SELECT 'pg_catalog.pg_trigger'::regclass, g.oid, 0 FROM pg_catalog.pg_trigger g, me
-    WHERE g.tgrelid = me.oid AND NOT g.tgisinternal),
+        OR (d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (me.reltype, me.array_type)))),
 named AS (
     SELECT DISTINCT t.classid, t.objid,
         -- A view is tied by its rule, which has a name that nobody gave it.
@@ -93,8 +87,7 @@ struct Dependent {
 }
 
 pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Failure> {
-    let sql = DEPENDENTS.replace("$1", &oid.to_string());
-    let rows = conn.simple("find dependents", &sql).await?;
+    let rows = conn.simple("find dependents", &DEPENDENTS.replace("$1", &oid.to_string())).await?;
     let mut found = Vec::new();
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let d: Dependent = serde_json::from_str(&text)

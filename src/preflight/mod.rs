@@ -32,9 +32,7 @@ impl Finding {
 /// Looks at everything; an empty list means go.
 pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
     let mut findings = server::findings(conn, facts).await?;
-    let on_table = table::findings(conn, facts, oid).await?;
-    findings.extend(on_table);
-    findings.extend(dependents::findings(conn, oid).await?);
+    findings.extend(look_again(conn, facts, oid).await?);
     Ok(findings)
 }
 

@@ -18,23 +18,23 @@ pub struct Carry<'a> {
 }
 
 impl Carry<'_> {
-    /// Relations that are locked before the source, in this order: views from the furthest, as whoever reads them comes to
-    /// them, then tables that refer to the source, as their writers do.
-    pub fn locks_before(&self) -> Vec<String> {
-        let fates = views::fates(self.plan, self.ties);
-        let touched = self.ties.views.iter().zip(fates).filter(|(_, fate)| *fate != Fate::Kept);
+    /// The locks of the swap, in the order in which most applications' statements take them: views from the furthest, as
+    /// whoever reads them comes to them, then tables that refer to the source, as their writers do, [`Carry::own_lock`],
+    /// and the tables it refers to.
+    pub fn locks(&self) -> Vec<String> {
+        let views = views::touched(self.plan, self.ties).into_iter().rev();
         // LOCK TABLE would lock everything that the view reads, too.
-        let mut steps: Vec<String> = touched
-            .rev()
-            .map(|(view, _)| format!("ALTER VIEW {} OWNER TO {}", view.name, Ident(&view.owner)))
-            .collect();
-        steps.extend(self.children().iter().map(|table| format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")));
-        steps
+        views
+            .map(|view| format!("ALTER VIEW {} OWNER TO {}", view.name, Ident(&view.owner)))
+            .chain(self.children().iter().map(|table| exclusive(table)))
+            .chain([self.own_lock()])
+            .chain(self.parents().iter().map(|table| exclusive(table)))
+            .collect()
     }
 
-    /// Tables that the source refers to: locked after it.
-    pub fn locks_after(&self) -> Vec<String> {
-        self.parents().iter().map(|table| format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")).collect()
+    /// The lock on the source.
+    pub fn own_lock(&self) -> String {
+        exclusive(&self.plan.source.name.to_string())
     }
 
     /// Tables beside the source of which autovacuum is to keep away.
@@ -44,8 +44,7 @@ impl Carry<'_> {
 
     /// Everything that is locked besides the source, for whoever looks who is in the way.
     pub fn locked(&self) -> Vec<u32> {
-        let fates = views::fates(self.plan, self.ties);
-        let views = self.ties.views.iter().zip(fates).filter(|(_, fate)| *fate != Fate::Kept).map(|(v, _)| v.oid);
+        let views = views::touched(self.plan, self.ties).into_iter().map(|view| view.oid);
         let keys = self.ties.incoming.iter().map(|k| k.table.oid).chain(self.outwards().map(|k| k.refers_to.oid));
         let mut all: Vec<u32> = views.chain(keys).chain(self.readers().map(|(oid, _)| oid)).collect();
         all.sort_unstable();
@@ -163,16 +162,16 @@ impl Carry<'_> {
 
     /// Foreign keys of the table whose columns are all still there: the others go with a column, as in ALTER TABLE.
     fn kept_outgoing(&self) -> impl Iterator<Item = &ForeignKey> {
-        self.ties.outgoing.iter().filter(|k| k.columns.iter().all(|c| self.after(c).is_some()))
+        self.ties.outgoing.iter().filter(|k| self.stays(k))
     }
 
-    /// The name of a source column in the target.
-    fn after(&self, column: &str) -> Option<&str> {
-        self.plan.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
+    /// Whether a foreign key is there afterwards: one of the table's own goes with its column.
+    pub(super) fn stays(&self, key: &ForeignKey) -> bool {
+        key.table.oid != self.plan.source.oid || key.columns.iter().all(|c| self.plan.name_after(c).is_some())
     }
 
     fn names_after(&self, columns: &[String]) -> String {
-        ident_list(columns.iter().filter_map(|c| self.after(c)))
+        ident_list(columns.iter().filter_map(|c| self.plan.name_after(c)))
     }
 
     /// NOT VALID: new rows are checked at once, those there have been checked before. See [`Carry::to_validate`].
@@ -255,7 +254,7 @@ impl Carry<'_> {
 
     /// Statistics objects go with their columns, as in ALTER TABLE.
     fn kept_statistics(&self) -> impl Iterator<Item = &Statistics> {
-        self.ties.statistics.iter().filter(|s| s.mentions.iter().all(|c| self.after(c).is_some()))
+        self.ties.statistics.iter().filter(|s| s.mentions.iter().all(|c| self.plan.name_after(c).is_some()))
     }
 
     /// The old table's statistics objects make room, the shadow's take their places. `old` gives a free name.
@@ -280,6 +279,10 @@ impl Carry<'_> {
     }
 }
 
+fn exclusive(table: &str) -> String {
+    format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")
+}
+
 fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut all: Vec<String> = names.collect();
     all.sort();
@@ -289,18 +292,8 @@ fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
 
 /// `table` is what the trigger is on, as SQL.
 pub(super) fn create_trigger(trigger: &Trigger, table: &str) -> Vec<String> {
-    let name = Ident(&trigger.name);
     let mut steps = vec![trigger.definition.clone()];
-    let state = match trigger.enabled {
-        'D' => Some("DISABLE"),
-        'R' => Some("ENABLE REPLICA"),
-        'A' => Some("ENABLE ALWAYS"),
-        _ => None,
-    };
-    steps.extend(state.map(|state| format!("ALTER TABLE {table} {state} TRIGGER {name}")));
-    if let Some(comment) = &trigger.comment {
-        steps.push(format!("COMMENT ON TRIGGER {name} ON {table} IS {}", Literal(comment)));
-    }
+    steps.extend(state_and_comment("TRIGGER", &trigger.name, table, trigger.enabled, &trigger.comment));
     steps
 }
 
@@ -310,19 +303,29 @@ fn create_rule(rule: &Rule) -> Vec<String> {
         // It stays the same rule, and with it its state and its comment.
         return vec![definition.replacen("CREATE RULE", "CREATE OR REPLACE RULE", 1)];
     }
-    let (name, table) = (Ident(&rule.name), rule.table.to_string());
     let mut steps = vec![definition.to_owned()];
-    let state = match rule.enabled {
+    steps.extend(state_and_comment("RULE", &rule.name, &rule.table.to_string(), rule.enabled, &rule.comment));
+    steps
+}
+
+/// Of a trigger or rule, as far as they are not what a new one has; `enabled` as the catalog has it.
+fn state_and_comment(
+    kind: &str,
+    name: &str,
+    table: &str,
+    enabled: char,
+    comment: &Option<String>,
+) -> impl Iterator<Item = String> {
+    let name = Ident(name);
+    let state = match enabled {
         'D' => Some("DISABLE"),
         'R' => Some("ENABLE REPLICA"),
         'A' => Some("ENABLE ALWAYS"),
         _ => None,
     };
-    steps.extend(state.map(|state| format!("ALTER TABLE {table} {state} RULE {name}")));
-    if let Some(comment) = &rule.comment {
-        steps.push(format!("COMMENT ON RULE {name} ON {table} IS {}", Literal(comment)));
-    }
-    steps
+    let state = state.map(|state| format!("ALTER TABLE {table} {state} {kind} {name}"));
+    let comment = comment.as_ref().map(|c| format!("COMMENT ON {kind} {name} ON {table} IS {}", Literal(c)));
+    state.into_iter().chain(comment)
 }
 
 /// The same policy of another table, with its text read anew: the table's name means the new one now.

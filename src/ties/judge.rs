@@ -75,14 +75,9 @@ fn owned(what: &str, owned: bool) -> Option<Finding> {
 }
 
 impl Judge<'_> {
-    /// The name of a source column afterwards.
-    fn after(&self, column: &str) -> Option<&str> {
-        self.plan.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
-    }
-
     /// A text that calls the table's columns by their places means others once one of them is gone.
     fn by_place(&self, what: &str, text: &str) -> Option<Finding> {
-        let gone = self.plan.source.columns.iter().any(|c| self.after(&c.name).is_none());
+        let gone = self.plan.source.columns.iter().any(|c| self.plan.name_after(&c.name).is_none());
         // A text that cannot be read is not understood either.
         let lists = text::lists_columns(text, &self.plan.source.name).unwrap_or(true);
         (gone && lists).then(|| {
@@ -95,7 +90,7 @@ impl Judge<'_> {
 
     /// Columns that are dropped, which ALTER TABLE would refuse as well.
     fn dropped(&self, what: &str, columns: &[String]) -> Option<Finding> {
-        let gone = columns.iter().find(|c| self.after(c).is_none())?;
+        let gone = columns.iter().find(|c| self.plan.name_after(c).is_none())?;
         Some(Finding::new(
             format!("{what} uses column {}, which the change drops", plain_ident(gone)),
             "Drop or change it first.",
@@ -105,7 +100,7 @@ impl Judge<'_> {
     /// Columns that get another name, while another column gets theirs: its text has the old one.
     fn renamed(&self, what: &str, columns: &[String]) -> Option<Finding> {
         let taken = |c: &String| self.plan.target.column(c).is_some();
-        let other = columns.iter().find(|c| self.after(c).is_some_and(|name| name != *c) && taken(c))?;
+        let other = columns.iter().find(|c| self.plan.name_after(c).is_some_and(|name| name != *c) && taken(c))?;
         Some(Finding::new(
             format!("{what} uses column {}, whose name the change gives to another column", plain_ident(other)),
             "Rename it in an ALTER TABLE of its own, before or afterwards: that takes no time.",
@@ -147,7 +142,8 @@ impl Judge<'_> {
             found.push(Finding::new(format!("{what} is over periods"), drop));
         }
         if key.refers_to.oid == self.plan.source.oid {
-            let goes_with_a_column = key.is_to_itself() && key.columns.iter().any(|c| self.after(c).is_none());
+            let goes_with_a_column =
+                key.is_to_itself() && key.columns.iter().any(|c| self.plan.name_after(c).is_none());
             if !goes_with_a_column {
                 found.extend(self.dropped(&what, &key.key));
                 if found.is_empty() && !self.is_unique(&key.key) {
@@ -163,7 +159,7 @@ impl Judge<'_> {
 
     /// Whether the target has a unique index that a foreign key over these source columns can refer to.
     fn is_unique(&self, columns: &[String]) -> bool {
-        let mut wanted: Vec<Option<&str>> = columns.iter().map(|c| self.after(c)).collect();
+        let mut wanted: Vec<Option<&str>> = columns.iter().map(|c| self.plan.name_after(c)).collect();
         wanted.sort_unstable();
         self.plan.target.indexes.iter().any(|index| {
             let mut keys: Vec<Option<&str>> = index.keys.iter().map(Option::as_deref).collect();

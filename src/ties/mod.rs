@@ -213,8 +213,6 @@ pub struct Statistics {
     pub kinds: Vec<String>,
     /// What it is over, as SQL.
     pub columns: String,
-    /// Whether an expression is among that.
-    pub expressions: bool,
     /// Whether it is over one expression, which has no kinds.
     pub single: bool,
     /// Columns of the table that it names.

@@ -11,21 +11,39 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
     // Row filters came with 15; a stored expression has no cast that would hide the column.
     let filter = if version >= 150_000 { "pg_catalog.pg_get_expr(r.prqual, r.prrelid)" } else { "NULL" };
     let publication = Literal(publication).to_string();
-    let sql = |text: &str| text.replace("$1", &oid.to_string()).replace("$2", &publication).replace("$3", filter);
+    let oid_text = oid.to_string();
+    let sql = |text: &str| text.replace("$1", &oid_text).replace("$2", &publication).replace("$3", filter);
+    let with_mentions = |text: &str, class, object| sql(&text.replace("$mentions", &mentions(class, object, "$1")));
     let foreign: Vec<ForeignKey> = json(conn, "read foreign keys", &sql(FOREIGN_KEYS)).await?;
     let (outgoing, incoming) = foreign.into_iter().partition(|k| k.table.oid == oid);
-    let triggers: Vec<Trigger> = json(conn, "read triggers", &sql(&format!("{TRIGGERS} g.tgrelid = $1"))).await?;
-    let rules: Vec<Rule> = json(conn, "read rules", &sql(RULES)).await?;
-    let policies: Vec<Policy> = json(conn, "read policies", &sql(POLICIES)).await?;
+    let triggers: Vec<Trigger> = json(conn, "read triggers", &triggers_of(oid)).await?;
+    let rules: Vec<Rule> = json(conn, "read rules", &with_mentions(RULES, "pg_rewrite", "w.oid")).await?;
+    let policies: Vec<Policy> = json(conn, "read policies", &with_mentions(POLICIES, "pg_policy", "p.oid")).await?;
     let security: Security = json(conn, "read row security", &sql(SECURITY)).await?;
-    let statistics: Vec<Statistics> = json(conn, "read extended statistics", &sql(STATISTICS)).await?;
-    let publications: Vec<Publication> = json(conn, "read publications", &sql(PUBLICATIONS)).await?;
+    let statistics = with_mentions(STATISTICS, "pg_statistic_ext", "s.oid");
+    let statistics: Vec<Statistics> = json(conn, "read extended statistics", &statistics).await?;
+    let publications = with_mentions(PUBLICATIONS, "pg_publication_rel", "r.oid");
+    let publications: Vec<Publication> = json(conn, "read publications", &publications).await?;
     let mut views: Vec<View> = json(conn, "read views", &sql(VIEWS)).await?;
     for view in &mut views {
-        let of_view = format!("{TRIGGERS} g.tgrelid = {}", view.oid);
-        view.triggers = json(conn, "read triggers of view", &of_view).await?;
+        view.triggers = json(conn, "read triggers of view", &triggers_of(view.oid)).await?;
     }
     Ok(Ties { outgoing, incoming, triggers, rules, policies, security, statistics, publications, views })
+}
+
+/// SQL for the names of a table's columns that an object of this catalog depends on, as JSON.
+fn mentions(class: &str, object: &str, table: &str) -> String {
+    format!(
+        "(SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid \
+         WHERE d.classid = 'pg_catalog.{class}'::regclass AND d.objid = {object} \
+         AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = {table} AND d.refobjsubid > 0)"
+    )
+}
+
+/// The query for the triggers of a table or view.
+fn triggers_of(oid: u32) -> String {
+    TRIGGERS.replace("$mentions", &mentions("pg_trigger", "g.oid", "g.tgrelid")).replace("$1", &oid.to_string())
 }
 
 /// Both ways. A key over a partitioned table is one of its parent's; those of the partitions follow it.
@@ -64,12 +82,9 @@ WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)";
 const TRIGGERS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
-    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = g.oid
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = g.tgrelid AND d.refobjsubid > 0),
+    'mentions', $mentions,
     'comment', pg_catalog.obj_description(g.oid, 'pg_trigger')) ORDER BY g.tgname), '[]')
-FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND";
+FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND g.tgrelid = $1";
 
 /// Of the table itself, and those of other relations that mention it.
 const RULES: &str = "
@@ -77,10 +92,7 @@ SELECT coalesce(json_agg(json_build_object(
     'name', w.rulename, 'own', w.ev_class = $1, 'oid', c.oid::int8, 'of_view', c.relkind = 'v',
     'table', json_build_object('schema', n.nspname, 'name', c.relname), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'definition', pg_catalog.pg_get_ruledef(w.oid), 'enabled', w.ev_enabled,
-    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'mentions', $mentions,
     'comment', pg_catalog.obj_description(w.oid, 'pg_rewrite')) ORDER BY w.rulename), '[]')
 FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -95,10 +107,7 @@ SELECT coalesce(json_agg(json_build_object(
     'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
     'roles', (SELECT coalesce(json_agg(r.rolname ORDER BY r.rolname), '[]') FROM pg_catalog.pg_roles r WHERE r.oid = ANY (p.polroles)),
     'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
-    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'mentions', $mentions,
     'comment', pg_catalog.obj_description(p.oid, 'pg_policy')) ORDER BY p.polname), '[]')
 FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -118,11 +127,8 @@ SELECT coalesce(json_agg(json_build_object(
     'kinds', (SELECT coalesce(json_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END), '[]')
         FROM unnest(s.stxkind) AS k WHERE k IN ('d', 'f', 'm')),
     'columns', pg_catalog.pg_get_statisticsobjdef_columns(s.oid),
-    'expressions', s.stxexprs IS NOT NULL, 'single', cardinality(s.stxkeys::int2[]) = 0 AND NOT 'd' = ANY (s.stxkind),
-    'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_statistic_ext'::regclass AND d.objid = s.oid
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0),
+    'single', cardinality(s.stxkeys::int2[]) = 0 AND NOT 'd' = ANY (s.stxkind),
+    'mentions', $mentions,
     'target', CASE WHEN s.stxstattarget::int >= 0 THEN s.stxstattarget::int END,
     'comment', pg_catalog.obj_description(s.oid, 'pg_statistic_ext')) ORDER BY n.nspname, s.stxname), '[]')
 FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
@@ -134,10 +140,7 @@ SELECT coalesce(json_agg(json_build_object(
     'name', p.pubname, 'owned', pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
     'columns', (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1
         AND jsonb_typeof(to_jsonb(r) -> 'prattrs') = 'array' AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)),
-    'filter', $3, 'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_publication_rel'::regclass AND d.objid = r.oid
-          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid > 0)) ORDER BY p.pubname), '[]')
+    'filter', $3, 'mentions', $mentions) ORDER BY p.pubname), '[]')
 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
 WHERE r.prrelid = $1 AND p.pubname <> $2";
 

@@ -1,10 +1,10 @@
 //! Tries on empty temporary tables, in a transaction that is rolled back, what the swap will do with the ties: what the
 //! server would refuse then, it refuses here, before anything is touched.
 
+use super::Ties;
 use super::carry::{self, Carry};
 use super::text::renamed;
 use super::views::{self, Fate};
-use super::{ForeignKey, Ties};
 use crate::error::Failure;
 use crate::pg::sql::{ident_list, plain_ident};
 use crate::pg::{Conn, Ident, QualifiedName};
@@ -16,7 +16,8 @@ use crate::preflight::Finding;
 /// What the server refuses, in its own words.
 pub(super) async fn trial(conn: &Conn, plan: &Plan, ties: &Ties, version: u32) -> Result<Vec<Finding>, Failure> {
     conn.batch("begin trial", "BEGIN; SET LOCAL search_path = ''").await?;
-    let tried = Trial { conn, plan, ties, model: temporary(&plan.target.name.name) }.all(version).await;
+    let carry = Carry { plan, ties, role: "" };
+    let tried = Trial { conn, plan, ties, carry, model: temporary(&plan.target.name.name) }.all(version).await;
     conn.batch("discard trial", "ROLLBACK").await?;
     tried
 }
@@ -25,31 +26,14 @@ fn temporary(name: &str) -> QualifiedName {
     QualifiedName::new("pg_temp", name)
 }
 
-/// Which names of columns statements use.
-#[derive(Clone, Copy)]
-enum Named {
-    AsBefore,
-    AsAfterwards,
-}
-
-/// Something to try.
-struct Probe {
-    what: String,
-    named: Named,
-    statements: Vec<String>,
-}
-
-impl Probe {
-    /// Of a text from the catalog.
-    fn of(what: String, statements: Vec<String>) -> Probe {
-        Probe { what, named: Named::AsBefore, statements }
-    }
-}
+/// Something to try: what it is, and statements.
+type Probe = (String, Vec<String>);
 
 struct Trial<'a> {
     conn: &'a Conn,
     plan: &'a Plan,
     ties: &'a Ties,
+    carry: Carry<'a>,
     model: QualifiedName,
 }
 
@@ -57,12 +41,7 @@ impl Trial<'_> {
     async fn all(&self, version: u32) -> Result<Vec<Finding>, Failure> {
         self.conn.batch("create trial table", &self.create(version).join(";\n")).await?;
         let mut found = Vec::new();
-        let carry = Carry { plan: self.plan, ties: self.ties, role: "" };
-        for Probe { what, named, statements } in self.probes()? {
-            let statements = match named {
-                Named::AsAfterwards => statements,
-                Named::AsBefore => carry.under_old_names(&self.model.to_string(), statements),
-            };
+        for (what, statements) in self.probes()? {
             let sql = format!("SAVEPOINT trial; {}", statements.join(";\n"));
             if let Err(e) = self.conn.batch("try tie", &sql).await {
                 if e.connection_lost {
@@ -97,7 +76,7 @@ impl Trial<'_> {
 
     fn probes(&self) -> Result<Vec<Probe>, Failure> {
         let source = &self.plan.source.name;
-        let carry = Carry { plan: self.plan, ties: self.ties, role: "" };
+        let carry = self.carry;
         let mut probes = Vec::new();
         for key in self.ties.outgoing.iter().chain(&self.ties.incoming) {
             let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
@@ -116,21 +95,21 @@ impl Trial<'_> {
                     vec![empty_copy(&child, &key.table.name, &key.columns), add(&child, &definition)]
                 }
             };
-            if self.stays(key) {
-                probes.push(Probe { what, named: Named::AsAfterwards, statements });
+            if carry.stays(key) {
+                probes.push((what, statements));
             }
         }
         for t in &self.ties.triggers {
             let statement = renamed(&t.definition, source, &self.model)?;
-            probes.push(Probe::of(format!("trigger {}", plain_ident(&t.name)), vec![statement]));
+            probes.push(self.of_text(format!("trigger {}", plain_ident(&t.name)), vec![statement]));
         }
         for r in self.ties.rules.iter().filter(|r| r.own) {
             let statement = renamed(r.definition.trim_end_matches(';'), source, &self.model)?;
-            probes.push(Probe::of(format!("rule {}", plain_ident(&r.name)), vec![statement]));
+            probes.push(self.of_text(format!("rule {}", plain_ident(&r.name)), vec![statement]));
         }
         for p in self.ties.policies.iter().filter(|p| p.own) {
             let statements = carry::create_policy(p, &self.model.to_string());
-            probes.push(Probe::of(format!("policy {}", plain_ident(&p.name)), statements));
+            probes.push(self.of_text(format!("policy {}", plain_ident(&p.name)), statements));
         }
         probes.extend(self.views()?);
         Ok(probes)
@@ -155,16 +134,15 @@ impl Trial<'_> {
             }
             let name = Ident(&own.name).to_string();
             so_far.push(format!("CREATE TEMPORARY VIEW {name} AS {text}"));
-            probes.push(Probe::of(format!("view {}", view.name.plain()), so_far.clone()));
+            probes.push(self.of_text(format!("view {}", view.name.plain()), so_far.clone()));
             stand_ins.push((view.name.clone(), own));
         }
         Ok(probes)
     }
 
-    /// Whether it is there afterwards: one of the table's own goes with its column.
-    fn stays(&self, key: &ForeignKey) -> bool {
-        let after = |c: &String| self.plan.columns.iter().any(|t| t.source.as_ref() == Some(c));
-        key.table.oid != self.plan.source.oid || key.columns.iter().all(after)
+    /// What is made of a text of the catalog, under the names that the columns had.
+    fn of_text(&self, what: String, statements: Vec<String>) -> Probe {
+        (what, self.carry.under_old_names(&self.model.to_string(), statements))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Grant, Ties, View};
+use crate::pg::sql::grantee;
 use crate::pg::{Ident, Literal};
 use crate::plan::ddl::option_list;
 use crate::plan::types::Plan;
@@ -37,8 +38,7 @@ pub(super) fn fates(plan: &Plan, ties: &Ties) -> Vec<Fate> {
 fn changed_columns(plan: &Plan) -> HashSet<&str> {
     let same = |name: &str| {
         let before = plan.source.column(name);
-        let after =
-            plan.columns.iter().find(|c| c.source.as_deref() == Some(name)).and_then(|c| plan.target.column(&c.name));
+        let after = plan.name_after(name).and_then(|name| plan.target.column(name));
         before
             .zip(after)
             .is_some_and(|(b, a)| (b.type_oid, &b.type_sql, &b.collation) == (a.type_oid, &a.type_sql, &a.collation))
@@ -68,6 +68,11 @@ pub(super) fn creates(plan: &Plan, ties: &Ties, role: &str) -> Vec<String> {
 /// The views of one fate, nearest first.
 pub(super) fn with_fate<'a>(plan: &Plan, ties: &'a Ties, fate: Fate) -> Vec<&'a View> {
     ties.views.iter().zip(fates(plan, ties)).filter(|(_, f)| *f == fate).map(|(view, _)| view).collect()
+}
+
+/// The views that the swap replaces or makes again, nearest first.
+pub(super) fn touched<'a>(plan: &Plan, ties: &'a Ties) -> Vec<&'a View> {
+    ties.views.iter().zip(fates(plan, ties)).filter(|(_, f)| *f != Fate::Kept).map(|(view, _)| view).collect()
 }
 
 fn create(view: &View, verb: &str) -> String {
@@ -104,7 +109,7 @@ fn remade(view: &View, role: &str) -> Vec<String> {
 /// Given while this role owns the view; a change of owner makes the grants the owner's.
 fn grants(view: &View) -> Vec<String> {
     let name = view.name.to_string();
-    let role = |r: &Option<String>| r.as_ref().map_or_else(|| "PUBLIC".to_owned(), |r| Ident(r).to_string());
+    let role = |r: &Option<String>| grantee(r.as_deref());
     let mut steps: Vec<String> =
         view.by_default.iter().map(|r| format!("REVOKE ALL ON {name} FROM {}", role(r))).collect();
     if !view.explicit_grants {

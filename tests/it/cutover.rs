@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::load::{Load, LoadReport, Options, Shape};
 use crate::harness::migration::{SOON, WIDEN, assert_widened, command, finish, phase_of, widen};
 use crate::harness::proxy::{Cut, Proxy};
-use crate::harness::{Db, Running, Session, own_server, server, spawn, wait_for};
+use crate::harness::{Db, Running, Session, beside, own_server, server, spawn, wait_for};
 
 /// The longest that a client's statement may wait while a reader or a vacuum is in the way.
 const LONGEST_WAIT: Duration = Duration::from_millis(300);
@@ -159,24 +159,16 @@ fn readers_that_come_and_go_make_nobody_wait_long() {
     let db = Db::new();
     let load = table(&db, 106);
     let running = postponed(&db, &[]);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let dsn = db.dsn();
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let reader = Session::connect(dsn);
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    reader.sql("BEGIN; SELECT count(*) FROM t; SELECT pg_sleep(0.4); COMMIT");
-                }
-            });
+    let readers = |_, goes_on: &dyn Fn() -> bool| {
+        let reader = Session::connect(db.dsn());
+        while goes_on() {
+            reader.sql("BEGIN; SELECT count(*) FROM t; SELECT pg_sleep(0.4); COMMIT");
         }
+    };
+    beside(3, readers, || {
         load.wait_for_more(50, SOON);
         release(&db);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| running.done()));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
+        running.done()
     });
     let report = assert_migrated(&db, load);
     assert!(report.worst <= LONGEST_WAIT, "{:?}", report.slow);

@@ -94,16 +94,22 @@ fn assert_stopped(db: &Db, running: Running, ddl: &str) {
     assert_nothing_left(db);
 }
 
+/// The same for a run that meets it in the copy.
+fn assert_stopped_in_the_copy(ddl: &str) -> Db {
+    let db = table();
+    let place = tempfile::tempdir().expect("a directory");
+    let hold = place.path().join("throttle");
+    let running = in_the_copy(&db, &hold);
+    db.sql(ddl);
+    std::fs::remove_file(&hold).expect("the throttle file");
+    assert_stopped(&db, running, ddl);
+    db
+}
+
 #[test]
 fn other_columns_or_another_table_stop_the_copy() {
     for (ddl, name) in DDL {
-        let db = table();
-        let place = tempfile::tempdir().expect("a directory");
-        let hold = place.path().join("throttle");
-        let running = in_the_copy(&db, &hold);
-        db.sql(ddl);
-        std::fs::remove_file(&hold).expect("the throttle file");
-        assert_stopped(&db, running, ddl);
+        let db = assert_stopped_in_the_copy(ddl);
         if let Some(name) = name {
             assert_eq!(db.query_one_text(&format!("SELECT count(*) FROM {name}")), "20000", "{ddl}");
         }
@@ -158,13 +164,7 @@ fn what_is_made_late_is_carried() {
 #[test]
 fn a_rewrite_stops_the_copy_and_nothing_later() {
     for ddl in ["VACUUM FULL t", "CLUSTER t USING t_pkey"] {
-        let db = table();
-        let place = tempfile::tempdir().expect("a directory");
-        let hold = place.path().join("throttle");
-        let running = in_the_copy(&db, &hold);
-        db.sql(ddl);
-        std::fs::remove_file(&hold).expect("the throttle file");
-        assert_stopped(&db, running, ddl);
+        assert_stopped_in_the_copy(ddl);
     }
     let db = table();
     let running = postponed(&db);

@@ -13,9 +13,9 @@ const SEGMENT: u32 = 1 << 20;
 /// ours, and the same on each.
 fn pg_resetwal(db: &Db) -> Option<String> {
     let own = test_bin().join("pg_resetwal");
-    match db.query_one_text("SELECT current_setting('server_version_num')::int / 10000").as_str() {
-        "14" | "16" | "17" => own.exists().then_some(own),
-        "18" if !own.exists() => Some(client("pg_resetwal")),
+    match db.major() {
+        14 | 16 | 17 => own.exists().then_some(own),
+        18 if !own.exists() => Some(client("pg_resetwal")),
         _ => Some(own),
     }
     .map(|path| path.to_string_lossy().into_owned())

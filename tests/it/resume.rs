@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::harness::load::{Load, Options, Shape};
-use crate::harness::migration::{SOON, assert_widened, command, finish, phase_of, wait_until, widen};
+use crate::harness::migration::{SOON, assert_widened, command, finish, journal_tables, phase_of, wait_until, widen};
 use crate::harness::{Db, Running, Session, assert_nothing_left, own_server, wait_for};
 
 /// A place where a run stays until the test lets it go on.
@@ -134,9 +134,7 @@ impl Stage {
             Hold::Swapped => {
                 let running = self.start(&["--postpone-cutover"]);
                 running.wait_for_waiting("pgrecast cutover");
-                let journal = "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' \
-                               AND relnamespace = 'pgrecast'::regnamespace AND relname ~ 'journal'";
-                let journal = self.db.query_one_text(journal);
+                let journal = journal_tables(&self.db);
                 self.holder.sql(&format!("BEGIN; LOCK TABLE {journal} IN ACCESS SHARE MODE"));
                 command(&self.db, &["cutover"]).wait().ended(0);
                 running

@@ -40,6 +40,12 @@ impl Db {
         &self.name
     }
 
+    /// The server's major version.
+    pub fn major(&self) -> u32 {
+        let text = self.query_one_text("SELECT current_setting('server_version_num')::int / 10000");
+        text.parse().expect("a version number")
+    }
+
     /// How the superuser reaches it.
     pub fn dsn(&self) -> &str {
         &self.dsn

@@ -70,6 +70,14 @@ pub fn phase_of(db: &Db) -> String {
     db.query_one_text("SELECT phase FROM pgrecast.migration")
 }
 
+/// The tables of the journal, as SQL lists them.
+pub fn journal_tables(db: &Db) -> String {
+    db.query_one_text(
+        "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' \
+         AND relnamespace = 'pgrecast'::regnamespace AND relname ~ 'journal'",
+    )
+}
+
 /// Waits until a query of one value gives this.
 pub fn wait_until(db: &Db, what: &str, query: &str, value: &str) {
     wait_for(what, SOON, || {

@@ -1,5 +1,6 @@
 //! What a test stands on: servers, databases, the program, the load, and what may be said about them afterwards.
 
+mod beside;
 mod db;
 mod dump;
 mod leftovers;
@@ -10,6 +11,7 @@ pub mod proxy;
 mod servers;
 mod wait;
 
+pub use beside::beside;
 pub use db::{Db, Session};
 pub use dump::{client, dump};
 pub use leftovers::{assert_nothing_left, leftovers};

@@ -1,8 +1,8 @@
 //! Columns whose values come from nowhere but themselves: defaults that are evaluated, identities, serials; and sequences
 //! that go on where they stood.
 
+use super::each;
 use super::twins::Twins;
-use super::{each, major};
 use crate::harness::{Db, dump};
 
 const TABLE: &str = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text);
@@ -131,7 +131,7 @@ fn a_serial_column_takes_its_sequence_along_and_widens_it() {
 #[test]
 fn not_null_constraints_and_virtual_columns() {
     // They came with PostgreSQL 18; what is asked of an older server is the same table without them.
-    let new = major(&Db::new()) >= 18;
+    let new = Db::new().major() >= 18;
     let old_table = "CREATE TABLE t (id int NOT NULL, v text NOT NULL, w int NOT NULL, late text, PRIMARY KEY (id));
         INSERT INTO t SELECT n, 'v', n FROM generate_series(1, 50) AS n";
     let new_table = "CREATE TABLE t (id int CONSTRAINT \"Key there\" NOT NULL, v text CONSTRAINT v_there NOT NULL NO INHERIT,

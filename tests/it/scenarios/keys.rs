@@ -1,7 +1,7 @@
 //! Whatever tells a table's rows apart, every change made while the program works arrives.
 
+use super::each;
 use super::twins::Twins;
-use super::{each, major};
 use crate::harness::Db;
 
 /// A key, and sixteen values of it.
@@ -128,7 +128,7 @@ impl Key {
 const LARGE: &str = "repeat('large value ', 3000)";
 
 fn check(keys: &[Key]) {
-    let here = major(&Db::new());
+    let here = Db::new().major();
     each(keys.iter().filter(|key| key.since <= here), |key| key.name.to_owned(), |key| key.check());
 }
 

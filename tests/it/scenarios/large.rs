@@ -1,11 +1,11 @@
 //! A schema in which everything hangs on everything, taken through a rewrite of every table: at the end nobody can tell.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::twins::difference;
-use super::{major, only_migration, role};
-use crate::harness::{Db, Session, assert_nothing_left, dump, pgrecast};
+use super::{only_migration, role};
+use crate::harness::{Db, Session, assert_nothing_left, beside, dump, pgrecast};
 
 /// Groups of six tables.
 const GROUPS: u32 = 10;
@@ -91,11 +91,11 @@ fn schema(major: u32) -> String {
     sql
 }
 
-/// A few inserts, updates and deletes a second, all over the schema; returns how many there were.
-fn traffic(dsn: &str, stop: &AtomicBool, done: &AtomicU32) {
+/// A few inserts, updates and deletes a second, all over the schema, counted in `done`.
+fn traffic(dsn: &str, goes_on: &dyn Fn() -> bool, done: &AtomicU32) {
     let session = Session::connect(dsn);
     let mut turn = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while goes_on() {
         let (n, i) = (turn % GROUPS, turn);
         session.sql(&format!(
             "BEGIN; INSERT INTO app.plain_{n} VALUES (1000 + {i}, 'new'); UPDATE app.main_{n} SET state = 'happy' WHERE name = 'name {}';
@@ -113,27 +113,21 @@ fn every_table_of_a_large_schema_is_rewritten() {
     let db = Db::new();
     role(&db, "app");
     role(&db, "other");
-    db.sql(&schema(major(&db)));
+    db.sql(&schema(db.major()));
     let tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace IN ('app'::regnamespace, '\"Side Schema\"'::regnamespace) ORDER BY oid";
     let tables: Vec<String> = db.rows(tables).into_iter().filter_map(|mut row| row.pop().flatten()).collect();
     assert_eq!(tables.len(), 6 * GROUPS as usize);
     let before = dump(&db);
-    let (stop, done) = (AtomicBool::new(false), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        scope.spawn(|| traffic(db.dsn(), &stop, &done));
-        let rewritten = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for table in &tables {
-                let output = pgrecast(&db, &["alter", table, ""]);
-                assert_eq!(output.code, Some(0), "{table}: {}{}", output.stdout, output.stderr);
-                let finished = pgrecast(&db, &["finish", &only_migration(&db)]);
-                assert_eq!(finished.code, Some(0), "{table}: {}", finished.stderr);
-            }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = rewritten {
-            std::panic::resume_unwind(panic);
+    let done = AtomicU32::new(0);
+    let rewrite_all = || {
+        for table in &tables {
+            let output = pgrecast(&db, &["alter", table, ""]);
+            assert_eq!(output.code, Some(0), "{table}: {}{}", output.stdout, output.stderr);
+            let finished = pgrecast(&db, &["finish", &only_migration(&db)]);
+            assert_eq!(finished.code, Some(0), "{table}: {}", finished.stderr);
         }
-    });
+    };
+    beside(1, |_, goes_on| traffic(db.dsn(), goes_on, &done), rewrite_all);
     assert!(done.load(Ordering::Relaxed) > 100, "{done:?} transactions of the application");
     let after = dump(&db);
     assert!(before == after, "{}", difference(&before, &after));

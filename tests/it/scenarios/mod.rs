@@ -38,12 +38,6 @@ fn each<T>(cases: impl IntoIterator<Item = T>, name: impl Fn(&T) -> String, chec
     assert!(failed.is_empty(), "{} of {count} cases fail:\n{}", failed.len(), failed.join("\n\n"));
 }
 
-/// The server's major version.
-fn major(db: &Db) -> u32 {
-    let text = db.query_one_text("SELECT current_setting('server_version_num')::int / 10000");
-    text.parse().expect("a version number")
-}
-
 /// Makes a role that cannot log in; roles belong to the server, so another database may have made it already.
 fn role(db: &Db, name: &str) {
     db.sql(&format!(

@@ -1,6 +1,6 @@
 //! What cannot be done is said before anything is touched: one error, its exit code, and nothing changed or left.
 
-use super::{Postponed, each, major, only_migration, role};
+use super::{Postponed, each, only_migration, role};
 use crate::harness::{Db, Output, Session, assert_nothing_left, dump, own_server, pgrecast, server, spawn};
 
 /// A table that could be migrated, were it not for what a case adds.
@@ -56,7 +56,7 @@ fn what_is_tied_to_the_table_is_refused_by_name() {
         tie("CREATE FUNCTION body() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t; END", "function public.body()"),
         tie("CREATE DOMAIN wrapped AS t", "type public.wrapped"),
     ];
-    let here = major(&Db::new());
+    let here = Db::new().major();
     each(
         ties.iter().filter(|tie| tie.since <= here),
         |tie| tie.sql.to_owned(),

@@ -1,11 +1,11 @@
 //! What is tied to the table by its oid is tied to the new one afterwards.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::role;
 use super::twins::Twins;
-use super::{major, role};
-use crate::harness::migration::{command, finish, wait_until};
-use crate::harness::{Db, pgrecast};
+use crate::harness::migration::{command, finish, journal_tables, wait_until};
+use crate::harness::{Db, beside, pgrecast};
 
 /// A table with a key that becomes wider, and rows.
 const TABLE: &str = "
@@ -27,7 +27,7 @@ const ROWS: &[&str] = &["SELECT * FROM t ORDER BY id"];
 #[test]
 fn foreign_keys_of_every_kind() {
     let db = Db::new();
-    let since_15 = if major(&db) >= 15 {
+    let since_15 = if db.major() >= 15 {
         "ALTER TABLE t ADD CONSTRAINT only_q FOREIGN KEY (q) REFERENCES parent ON DELETE SET NULL (q);"
     } else {
         ""
@@ -88,10 +88,8 @@ fn a_run_that_dies_before_it_validates_is_completed_by_the_next() {
     let running = command(&db, &["alter", "t", "ALTER id TYPE bigint", "--postpone-cutover"]);
     running.wait_for_waiting("pgrecast cutover");
     // The clean-up comes to the journal first.
-    let journal = "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' \
-                   AND relnamespace = 'pgrecast'::regnamespace AND relname ~ 'journal'";
     let holder = db.connect();
-    holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", db.query_one_text(journal)));
+    holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", journal_tables(&db)));
     command(&db, &["cutover"]).wait().ended(0);
     wait_until(&db, "the swap", "SELECT phase FROM pgrecast.migration", "swapped");
     running.kill();
@@ -109,26 +107,18 @@ fn an_application_that_locks_the_other_way_round_is_learned_from() {
     let db = Db::new();
     db.sql(TABLE);
     db.sql("CREATE TABLE child (t_id int REFERENCES t, n int)");
-    let (stop, done) = (AtomicBool::new(false), AtomicU32::new(0));
-    let report = std::thread::scope(|scope| {
-        for worker in 1..=4 {
-            let (session, stop, done) = (db.connect(), &stop, &done);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    session.sql(&format!(
-                        "BEGIN; UPDATE t SET a = a + 1 WHERE id = {worker}; SELECT pg_sleep(0.02); \
-                         INSERT INTO child VALUES ({worker}, 1); COMMIT"
-                    ));
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            });
+    let done = AtomicU32::new(0);
+    let application = |worker, goes_on: &dyn Fn() -> bool| {
+        let session = db.connect();
+        while goes_on() {
+            session.sql(&format!(
+                "BEGIN; UPDATE t SET a = a + 1 WHERE id = {worker}; SELECT pg_sleep(0.02); \
+                 INSERT INTO child VALUES ({worker}, 1); COMMIT"
+            ));
+            done.fetch_add(1, Ordering::Relaxed);
         }
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            command(&db, &["alter", "t", "ALTER id TYPE bigint"]).done()
-        }));
-        stop.store(true, Ordering::Relaxed);
-        ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
+    };
+    let report = beside(4, application, || command(&db, &["alter", "t", "ALTER id TYPE bigint"]).done());
     let attempts = report["cutover"]["attempts"].as_u64().expect("attempts");
     // The referring table first, there is always a transaction that has the source and asks for it: no attempt would do.
     assert!(attempts < 30, "{report}");
@@ -232,7 +222,7 @@ fn extended_statistics_are_there_and_filled() {
 #[test]
 fn publications_have_the_new_table() {
     let db = Db::new();
-    let fine = match major(&db) {
+    let fine = match db.major() {
         14 => "CREATE PUBLICATION fine FOR TABLE t",
         _ => "CREATE PUBLICATION fine FOR TABLE t (id, a) WHERE (a > 3) WITH (publish = 'insert')",
     };
@@ -346,7 +336,7 @@ fn views_are_made_again_for_a_new_type() {
 #[test]
 fn renamed_columns_are_renamed_in_what_uses_them() {
     let db = Db::new();
-    let publication = match major(&db) {
+    let publication = match db.major() {
         14 => "CREATE PUBLICATION told FOR TABLE t",
         _ => "CREATE PUBLICATION told FOR TABLE t (id, b) WHERE (a > 3) WITH (publish = 'insert')",
     };
