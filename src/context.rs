@@ -41,9 +41,14 @@ impl Context {
         format!(
             "SET LOCAL lock_timeout = '{}ms'; LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE; \
              SET LOCAL lock_timeout = '{}ms'",
-            self.facts.deadlock_timeout_ms + 1_000,
+            self.past_vacuum_ms(),
             then.as_millis().max(1)
         )
+    }
+
+    /// How long such a lock is waited for, in milliseconds.
+    pub fn past_vacuum_ms(&self) -> u64 {
+        self.facts.deadlock_timeout_ms + 1_000
     }
 
     /// What is tied to the source now.

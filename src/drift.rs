@@ -88,18 +88,42 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
 }
 
 /// Things nobody's lock keeps away (GRANT, CREATE VIEW) were not done since this was read: a mark of the table's grants
-/// and of everything that depends on it.
+/// and of everything that depends on it, and of the views above it and what they consist of.
 pub fn ties_sql(source: &Shape) -> String {
     format!(
-        "SELECT concat_ws(';', (SELECT relacl::text FROM pg_catalog.pg_class WHERE oid = {0}), \
+        "{above} SELECT concat_ws(';', (SELECT relacl::text FROM pg_catalog.pg_class WHERE oid = {0}), \
          (SELECT string_agg(concat_ws(' ', attnum, attacl), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = {0} AND attacl IS NOT NULL), \
          (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjsubid), ',' ORDER BY classid, objid, objsubid, refobjsubid)) \
           FROM pg_catalog.pg_depend WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {0}) \
           OR (refclassid = 'pg_catalog.pg_type'::regclass AND refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t \
-              JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))))",
-        source.oid
+              JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))), \
+         {VIEWS})",
+        source.oid,
+        above = ABOVE.replace("$1", &source.oid.to_string()),
     )
 }
+
+/// Views on the source and on those views.
+const ABOVE: &str = "WITH RECURSIVE above AS (SELECT $1::oid AS oid UNION \
+    SELECT w.ev_class FROM above a JOIN pg_catalog.pg_depend d \
+    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = a.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass \
+    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN'), \
+    views AS (SELECT oid FROM above WHERE oid <> $1)";
+
+/// A mark of theirs: a REFRESH writes the row of `pg_class`, and whatever shapes one a row of the others.
+const VIEWS: &str = "(SELECT md5(string_agg(concat_ws(' ', c.oid, c.xmin), ',' ORDER BY c.oid)) FROM pg_catalog.pg_class c \
+      WHERE c.oid IN (SELECT oid FROM views)), \
+    (SELECT md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin), ',' ORDER BY a.attrelid, a.attnum)) \
+      FROM pg_catalog.pg_attribute a WHERE a.attrelid IN (SELECT oid FROM views)), \
+    (SELECT md5(string_agg(concat_ws(' ', w.oid, w.xmin), ',' ORDER BY w.oid)) FROM pg_catalog.pg_rewrite w \
+      WHERE w.ev_class IN (SELECT oid FROM views)), \
+    (SELECT md5(string_agg(concat_ws(' ', i.indexrelid, i.xmin, c.xmin), ',' ORDER BY i.indexrelid)) FROM pg_catalog.pg_index i \
+      JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid IN (SELECT oid FROM views)), \
+    (SELECT md5(string_agg(concat_ws(' ', s.objoid, s.objsubid, s.description), ',' ORDER BY s.objoid, s.objsubid)) \
+      FROM pg_catalog.pg_description s WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid IN (SELECT oid FROM views)), \
+    (SELECT md5(string_agg(concat_ws(' ', d.classid, d.objid, d.objsubid, d.refobjid, d.refobjsubid), ',' \
+      ORDER BY d.classid, d.objid, d.objsubid, d.refobjid, d.refobjsubid)) FROM pg_catalog.pg_depend d \
+      WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid IN (SELECT oid FROM views))";
 
 /// The error for a source whose columns are no longer those of the plan.
 pub fn changed(source: &Shape) -> Failure {

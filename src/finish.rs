@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::error::Failure;
+use crate::fill;
 use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::shape::Shape;
@@ -134,8 +135,9 @@ pub async fn validate_keys(context: &Context, conn: &Conn) -> Result<(), Failure
     Ok(())
 }
 
-/// Drops shadow and journal.
+/// Drops shadow, with the views that were made on it, and journal.
 pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    fill::drop_all(conn, &context.names).await?;
     patiently(conn, "drop shadow", &format!("DROP TABLE IF EXISTS {}", context.names.shadow())).await?;
     for generation in journal::generations(conn, &context.names).await? {
         patiently(conn, "drop journal", &format!("DROP TABLE IF EXISTS {}", context.names.journal(generation))).await?;

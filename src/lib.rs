@@ -33,6 +33,7 @@ pub mod context;
 pub mod copy;
 pub mod cutover;
 pub mod drift;
+pub mod fill;
 pub mod finish;
 pub mod flush;
 pub mod follow;

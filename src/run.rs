@@ -25,7 +25,7 @@ use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
-use crate::{finish, index, prepare};
+use crate::{fill, finish, index, prepare};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -431,12 +431,15 @@ impl Work {
         Ok(Ready(()))
     }
 
-    /// Extended statistics are there before the ANALYZE that fills them.
+    /// Extended statistics are there before the ANALYZE that fills them, and the planner's before materialized views are
+    /// filled.
     async fn analyze(&self, sql: &str) -> Result<(), Failure> {
         let conn = self.context.connector.open(Role::Indexer).await?;
         let ties = self.context.ties(&conn).await?;
         self.context.make_statistics(&conn, &ties).await?;
-        Ok(conn.batch("analyze shadow", sql).await?)
+        conn.batch("analyze shadow", sql).await?;
+        fill::run(&self.context, &conn, &ties).await?;
+        Ok(())
     }
 
     async fn wait_while_postponed(&self) -> Result<(), Failure> {

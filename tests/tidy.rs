@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "index",
     "prepare",
     "finish",
+    "fill",
     "context",
     "verify",
     "follow",

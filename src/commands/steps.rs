@@ -34,7 +34,7 @@ pub fn show(
     format: Format,
     options: &MigrateOptions,
 ) -> Result<(), Failure> {
-    let steps = list(plan, ties, facts, options);
+    let steps = list(plan, ties, facts, options)?;
     match format {
         Format::Json => {
             for step in &steps {
@@ -71,7 +71,7 @@ fn text(plan: &Plan, steps: &[Step]) -> String {
 const NO_LOCK: &str = "none";
 const NOBODY: &str = "nobody";
 
-fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions) -> Vec<Step> {
+fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions) -> Result<Vec<Step>, Failure> {
     // The number is given when the migration is registered.
     let names = Names::new(0);
     let step = |phase, statement: String, lock, waits: &str| Step {
@@ -113,6 +113,20 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         steps.push(step("ready", statement, NO_LOCK, NOBODY));
     }
     steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
+    let recipes = carry.recipes(&names)?;
+    for statement in carry.make(&names, &recipes.iter().collect::<Vec<_>>()) {
+        steps.push(step("ready", statement, NO_LOCK, NOBODY));
+    }
+    for recipe in &recipes {
+        let filling = recipe.fill.iter().chain(&recipe.finish).chain(&recipe.analyze);
+        for statement in filling.filter(|s| !s.starts_with("SET LOCAL")) {
+            steps.push(step("ready", statement.clone(), NO_LOCK, NOBODY));
+        }
+    }
+    for statement in carry.quiet() {
+        let lock = "SHARE UPDATE EXCLUSIVE on that one";
+        steps.push(step("cut over", statement, lock, "REFRESH, DDL and vacuum of that one"));
+    }
     steps.push(step(
         "cut over",
         format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", plan.source.name),
@@ -135,5 +149,5 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         let statement = finish::validate(&table.to_string(), &key);
         steps.push(step("finish", statement, "SHARE UPDATE EXCLUSIVE on that one", "DDL and vacuum of that table"));
     }
-    steps
+    Ok(steps)
 }

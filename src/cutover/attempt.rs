@@ -8,6 +8,7 @@ use super::{Acl, Options, Swap};
 use crate::context::Context;
 use crate::drift;
 use crate::error::Failure;
+use crate::fill;
 use crate::flush::{self, Flusher};
 use crate::follow::Follower;
 use crate::pg::{Conn, Error, Role, Verdict};
@@ -15,7 +16,7 @@ use crate::plan::build::relation_names;
 use crate::preflight;
 use crate::prepare;
 use crate::state::Phase;
-use crate::ties::Ties;
+use crate::ties::{Carry, Ties};
 
 /// Keys beyond which the flush under the lock would take too long.
 const MOST_KEYS: usize = 10_000;
@@ -120,6 +121,10 @@ async fn begin(
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
     let bonds = context.ties(flusher.conn()).await?;
     context.make_statistics(flusher.conn(), &bonds).await?;
+    if fill::run(context, flusher.conn(), &bonds).await? {
+        // That may have taken long.
+        return Ok(Err("materialized views that had to be filled again".to_owned()));
+    }
     let carry = context.carry(&bonds);
     let swap = Swap {
         id: context.id,
@@ -138,7 +143,7 @@ async fn begin(
     };
     let script = Script { locks, others: carry.locked(), swap: swap.statements().join(";\n") };
     let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait, &carry.tables()).await? {
+    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait, &carry).await? {
         return Ok(Err(why));
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
@@ -175,13 +180,15 @@ async fn keep_vacuum_away(
     flusher: &Flusher,
     options: &Options,
     lock_wait: Duration,
-    others: &[String],
+    carry: &Carry<'_>,
 ) -> Result<Option<String>, Failure> {
-    let others: String = others.iter().map(|table| format!(", ONLY {table}")).collect();
+    let others: String = carry.tables().iter().map(|table| format!(", ONLY {table}")).collect();
+    let quiet: String = carry.quiet().iter().map(|statement| format!("; {statement}")).collect();
     let tables = format!("{}{others}", context.plan.source.name);
     let sql = format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; {}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
+        "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{}ms'{quiet}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
+        context.past_vacuum_ms(),
         context.past_vacuum(&tables, lock_wait),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );

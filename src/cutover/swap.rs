@@ -58,7 +58,7 @@ impl Swap<'_> {
 
     /// All statements, in order.
     pub fn statements(&self) -> Vec<String> {
-        let mut steps = self.carry.let_go();
+        let mut steps = self.carry.let_go(self.names);
         steps.extend(self.old_away());
         steps.extend(
             self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &format!("_old_{}", self.id))),
@@ -66,7 +66,7 @@ impl Swap<'_> {
         steps.extend(self.new_in());
         steps.extend(self.sequences());
         steps.extend(self.settings());
-        steps.extend(self.carry.take_hold());
+        steps.extend(self.carry.take_hold(self.names));
         let old = self.old_table();
         let to_validate: Vec<[String; 2]> =
             self.carry.to_validate().into_iter().map(|(table, key)| [table.to_string(), key]).collect();

@@ -24,6 +24,8 @@ pub enum Role {
     Copier,
     /// Builds indexes.
     Indexer,
+    /// Fills materialized views, as this role itself would: with its own settings and search path.
+    Filler,
     /// Writes the journal and sends barriers.
     Journal,
     /// Brings keys up to date.
@@ -43,6 +45,7 @@ impl Role {
             Role::Planner => "planner",
             Role::Copier => "copier",
             Role::Indexer => "indexer",
+            Role::Filler => "filler",
             Role::Journal => "journal",
             Role::Flusher => "flusher",
             Role::Verifier => "verifier",
@@ -58,6 +61,7 @@ impl Role {
             Role::Planner => "connect planner",
             Role::Copier => "connect copier",
             Role::Indexer => "connect indexer",
+            Role::Filler => "connect filler",
             Role::Journal => "connect journal",
             Role::Flusher => "connect flusher",
             Role::Verifier => "connect verifier",
@@ -129,8 +133,8 @@ impl Connector {
         let mut sql = String::new();
         let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
         for (name, value) in PINNED {
-            // The clauses are read as the role itself would have them read.
-            if role == Role::Planner && AS_ROLE_SETS_THEM.contains(name) {
+            // The clauses are read as the role itself would have them read, and a view is filled as it would fill it.
+            if matches!(role, Role::Planner | Role::Filler) && AS_ROLE_SETS_THEM.contains(name) {
                 continue;
             }
             pin(name, value);
@@ -149,6 +153,11 @@ impl Connector {
                 pin("enable_seqscan", "off");
             }
             Role::Indexer => pin("synchronous_commit", "off"),
+            Role::Filler => {
+                pin("synchronous_commit", "off");
+                // Other tables of the view may hide rows from its owner.
+                pin("row_security", "on");
+            }
             Role::Flusher => pin("synchronous_commit", "off"),
             Role::Verifier => {
                 pin("max_parallel_workers_per_gather", "0");
@@ -162,10 +171,10 @@ impl Connector {
                 pin(node, "off");
             }
         }
-        for (name, value) in &self.settings {
+        for (name, value) in self.settings.iter().filter(|_| role != Role::Filler) {
             pin(name, value);
         }
-        if role != Role::Planner {
+        if !matches!(role, Role::Planner | Role::Filler) {
             sql.push_str("SET search_path = '';\n");
         }
         sql

@@ -164,6 +164,26 @@ impl Names {
         QualifiedName::new(SCHEMA, format!("shadow_{}_statistics_{oid}", self.id))
     }
 
+    /// What the names of views begin with that are made on the shadow before the swap.
+    pub fn made_prefix(&self) -> String {
+        format!("shadow_{}_made_", self.id)
+    }
+
+    /// The view on the shadow for the one with this oid, until the swap gives it its name.
+    pub fn made(&self, oid: u32) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("{}{oid}", self.made_prefix()))
+    }
+
+    /// The nth index of such a materialized view.
+    pub fn made_index(&self, oid: u32, n: usize) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_view_{oid}_index_{n}", self.id))
+    }
+
+    /// The name of a view that makes room within the swap, at whose end it is dropped.
+    pub fn away(&self, oid: u32) -> String {
+        format!("pgrecast_{}_old_{oid}", self.id)
+    }
+
     /// The journal's nth generation.
     pub fn journal(&self, generation: u32) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}{generation}", self.journal_prefix()))

@@ -15,7 +15,7 @@ const DEPENDENTS: &str = "
 WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
 ties AS (
-    SELECT d.classid, d.objid, d.objsubid FROM pg_catalog.pg_depend d, me
+    SELECT d.classid, d.objid, d.objsubid, d.refclassid FROM pg_catalog.pg_depend d, me
     -- 14 marks what it pins by a row that names no object.
     WHERE d.classid <> 0
       AND ((d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = me.oid)
@@ -29,8 +29,9 @@ named AS (
                     AND v.oid = w.ev_class AND v.relkind IN ('v', 'm')),
                  pg_catalog.pg_describe_object(t.classid, t.objid, t.objsubid)) AS description,
         CASE t.classid
+            -- By its row type a materialized view is tied to the old table: it is made while the type is still that one's.
             WHEN 'pg_catalog.pg_rewrite'::regclass THEN
-                (SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' END
+                (SELECT CASE WHEN v.relkind = 'm' AND t.refclassid = 'pg_catalog.pg_type'::regclass THEN 'materialized view' END
                  FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class v ON v.oid = w.ev_class WHERE w.oid = t.objid)
             WHEN 'pg_catalog.pg_constraint'::regclass THEN
                 CASE WHEN (SELECT k.contype FROM pg_catalog.pg_constraint k WHERE k.oid = t.objid) = 'f' THEN NULL
@@ -102,9 +103,7 @@ pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Fail
 
 fn hint(kind: &str) -> &'static str {
     match kind {
-        "materialized view" => {
-            "This version does not carry materialized views: drop it and create it again afterwards."
-        }
+        "materialized view" => "It goes by the table's row type: drop it and create it again afterwards.",
         "publication" => {
             "Take the table out of the publication and add it again afterwards; its subscribers must follow."
         }

@@ -23,9 +23,9 @@ impl Carry<'_> {
     /// and the tables it refers to.
     pub fn locks(&self) -> Vec<String> {
         let views = views::touched(self.plan, self.ties).into_iter().rev();
-        // LOCK TABLE would lock everything that the view reads, too.
+        // LOCK TABLE would lock everything that the view reads, too, and takes no materialized view.
         views
-            .map(|view| format!("ALTER VIEW {} OWNER TO {}", view.name, Ident(&view.owner)))
+            .map(|view| format!("ALTER {} {} OWNER TO {}", view.word(), view.name, Ident(&view.owner)))
             .chain(self.children().iter().map(|table| exclusive(table)))
             .chain([self.own_lock()])
             .chain(self.parents().iter().map(|table| exclusive(table)))
@@ -79,8 +79,8 @@ impl Carry<'_> {
     }
 
     /// While the source has its name still: what must let go of it.
-    pub fn let_go(&self) -> Vec<String> {
-        let mut steps = views::drops(self.plan, self.ties);
+    pub fn let_go(&self, names: &Names) -> Vec<String> {
+        let mut steps = views::away(self.plan, self.ties, names);
         let source = &self.plan.source.name;
         for key in self.ties.incoming.iter().chain(&self.ties.outgoing) {
             steps.push(format!("ALTER TABLE {} DROP CONSTRAINT {}", key.table.name, Ident(&key.name)));
@@ -120,17 +120,19 @@ impl Carry<'_> {
     }
 
     /// Once the new table has its name.
-    pub fn take_hold(&self) -> Vec<String> {
+    pub fn take_hold(&self, names: &Names) -> Vec<String> {
         let mut steps = Vec::new();
         for key in self.kept_outgoing().chain(&self.ties.incoming) {
             steps.extend(self.foreign_key(key));
         }
-        steps.extend(self.under_old_names(&self.plan.target.name.to_string(), self.texts()));
+        steps.extend(self.under_old_names(&self.plan.target.name.to_string(), self.texts(names)));
+        steps.extend(views::drops(self.plan, self.ties, names));
+        steps.extend(self.settle_in(names));
         steps
     }
 
     /// What is made of texts that name columns.
-    fn texts(&self) -> Vec<String> {
+    fn texts(&self, names: &Names) -> Vec<String> {
         let table = self.plan.target.name.to_string();
         let mut steps = Vec::new();
         for trigger in &self.ties.triggers {
@@ -153,7 +155,7 @@ impl Carry<'_> {
         for rule in self.ties.rules.iter().filter(|r| !remade.iter().any(|v| v.name == r.table)) {
             steps.extend(create_rule(rule));
         }
-        steps.extend(views::creates(self.plan, self.ties, self.role));
+        steps.extend(views::creates(self.plan, self.ties, self.role, names));
         for publication in &self.ties.publications {
             steps.push(join_publication(publication, &table));
         }
@@ -242,11 +244,7 @@ impl Carry<'_> {
             if there.contains(&own.name) {
                 continue;
             }
-            let kinds = if s.single { String::new() } else { format!(" ({})", s.kinds.join(", ")) };
-            made.push(format!("CREATE STATISTICS {own}{kinds} ON {} FROM {shadow}", s.columns));
-            if let Some(target) = s.target {
-                made.push(format!("ALTER STATISTICS {own} SET STATISTICS {target}"));
-            }
+            made.extend(create_statistics(s, &own, &shadow));
         }
         steps.extend(self.under_old_names(&shadow.to_string(), made));
         steps
@@ -264,19 +262,36 @@ impl Carry<'_> {
             steps.push(format!("ALTER STATISTICS {} RENAME TO {}", s.name, Ident(&old(&s.name))));
         }
         for s in self.kept_statistics() {
-            let own = names.statistics(s.oid);
-            let moved = QualifiedName::new(&s.name.schema, &own.name);
-            steps.push(format!("ALTER STATISTICS {own} SET SCHEMA {}", Ident(&s.name.schema)));
-            steps.push(format!("ALTER STATISTICS {moved} RENAME TO {}", Ident(&s.name.name)));
-            if let Some(comment) = &s.comment {
-                steps.push(format!("COMMENT ON STATISTICS {} IS {}", s.name, Literal(comment)));
-            }
-            if s.owner != self.role {
-                steps.push(format!("ALTER STATISTICS {} OWNER TO {}", s.name, Ident(&s.owner)));
-            }
+            steps.extend(self.move_statistics(s, &names.statistics(s.oid)));
         }
         steps
     }
+
+    /// What was made as `own` takes the place of these.
+    pub(super) fn move_statistics(&self, s: &Statistics, own: &QualifiedName) -> Vec<String> {
+        let moved = QualifiedName::new(&s.name.schema, &own.name);
+        let mut steps = vec![
+            format!("ALTER STATISTICS {own} SET SCHEMA {}", Ident(&s.name.schema)),
+            format!("ALTER STATISTICS {moved} RENAME TO {}", Ident(&s.name.name)),
+        ];
+        if let Some(comment) = &s.comment {
+            steps.push(format!("COMMENT ON STATISTICS {} IS {}", s.name, Literal(comment)));
+        }
+        if s.owner != self.role {
+            steps.push(format!("ALTER STATISTICS {} OWNER TO {}", s.name, Ident(&s.owner)));
+        }
+        steps
+    }
+}
+
+/// The same statistics over another table, under another name.
+pub(super) fn create_statistics(s: &Statistics, own: &QualifiedName, table: &QualifiedName) -> Vec<String> {
+    let kinds = if s.single { String::new() } else { format!(" ({})", s.kinds.join(", ")) };
+    let mut steps = vec![format!("CREATE STATISTICS {own}{kinds} ON {} FROM {table}", s.columns)];
+    if let Some(target) = s.target {
+        steps.push(format!("ALTER STATISTICS {own} SET STATISTICS {target}"));
+    }
+    steps
 }
 
 fn exclusive(table: &str) -> String {

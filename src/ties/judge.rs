@@ -2,7 +2,7 @@
 
 use super::text;
 use super::views::{self, Fate};
-use super::{ForeignKey, Ties};
+use super::{ForeignKey, Ties, View};
 use crate::pg::sql::plain_ident;
 use crate::plan::types::{IdentityChange, Plan};
 use crate::preflight::Finding;
@@ -72,6 +72,37 @@ fn owned(what: &str, owned: bool) -> Option<Finding> {
             "It is made anew in the cut-over: run as a member of its owner, or drop it and create it again afterwards.",
         )
     })
+}
+
+/// What does not go with another view in the place of one.
+fn renewed(what: &str, view: &View, why: &str) -> Vec<Finding> {
+    let mut found: Vec<Finding> = (view.others.iter())
+        .map(|other| {
+            Finding::new(
+                format!("{what} {why}, and {other} depends on it"),
+                "Drop that first and create it again afterwards.",
+            )
+        })
+        .collect();
+    if view.grants.iter().any(|g| g.foreign_grantor) {
+        found.push(Finding::new(
+            format!("a privilege on {what} was granted by a role other than its owner"),
+            "Revoke it and let the owner grant it.",
+        ));
+    }
+    if !view.creatable {
+        found.push(Finding::new(
+            format!("{what} {why}, and this role or its owner may create nothing in its schema"),
+            format!("GRANT CREATE ON SCHEMA {} to both.", plain_ident(&view.name.schema)),
+        ));
+    }
+    if view.stored.as_ref().is_some_and(|stored| stored.rows.guarded) {
+        found.push(Finding::new(
+            format!("{what} would be filled by this role, and row level security may show its owner other rows"),
+            "Run as its owner, or drop it first and create it again afterwards.",
+        ));
+    }
+    found
 }
 
 impl Judge<'_> {
@@ -171,25 +202,16 @@ impl Judge<'_> {
     fn views(&self, ties: &Ties) -> Vec<Finding> {
         let mut found = Vec::new();
         for (view, fate) in ties.views.iter().zip(views::fates(self.plan, ties)) {
-            let what = format!("view {}", view.name.plain());
+            let what = view.plain();
             if fate != Fate::Kept {
                 found.extend(owned(&what, view.owned));
                 found.extend(self.by_place(&what, &view.definition));
             }
             found.extend(self.mentions(&what, &view.mentions));
-            if fate == Fate::Remade {
-                found.extend(view.others.iter().map(|other| {
-                    Finding::new(
-                        format!("{what} has to be made again for its new column types, and {other} depends on it"),
-                        "Drop that first and create it again afterwards.",
-                    )
-                }));
-                if view.grants.iter().any(|g| g.foreign_grantor) {
-                    found.push(Finding::new(
-                        format!("a privilege on {what} was granted by a role other than its owner"),
-                        "Revoke it and let the owner grant it.",
-                    ));
-                }
+            match fate {
+                Fate::Kept | Fate::Replaced => {}
+                Fate::Remade => found.extend(renewed(&what, view, "has to be made again for its new column types")),
+                Fate::Filled => found.extend(renewed(&what, view, "has to be made again")),
             }
         }
         found

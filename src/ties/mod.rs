@@ -5,7 +5,9 @@
 
 mod carry;
 mod judge;
+mod made;
 mod read;
+mod stored;
 mod text;
 mod trial;
 mod views;
@@ -13,6 +15,8 @@ mod views;
 use serde::Deserialize;
 
 pub use carry::Carry;
+pub use made::{Recipe, made};
+pub use stored::{Rows, Stored};
 
 use crate::error::Failure;
 use crate::pg::{Conn, QualifiedName};
@@ -38,7 +42,7 @@ pub struct Ties {
     pub statistics: Vec<Statistics>,
     /// Publications that name it.
     pub publications: Vec<Publication>,
-    /// Views on it and on those views, nearest first.
+    /// Views on it and on those views, materialized ones too, nearest first.
     pub views: Vec<View>,
 }
 
@@ -238,11 +242,16 @@ pub struct Publication {
     pub mentions: Vec<String>,
 }
 
-/// A view.
+/// A view, or a materialized view.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct View {
     /// Its oid.
     pub oid: u32,
+    /// `pg_class.relkind`.
+    pub kind: char,
+    /// What a materialized view has besides.
+    #[serde(skip)]
+    pub stored: Option<Stored>,
     /// Its name.
     pub name: QualifiedName,
     /// Its query.
@@ -253,6 +262,8 @@ pub struct View {
     pub owner: String,
     /// Whether this role may replace it.
     pub owned: bool,
+    /// Whether this role may make one in its schema, and its owner have it there.
+    pub creatable: bool,
     /// Whether it reads the table itself, not another view only.
     pub direct: bool,
     /// Views of the list that it reads.
@@ -275,8 +286,21 @@ pub struct View {
     pub triggers: Vec<Trigger>,
     /// Its rules, as SQL.
     pub rules: Vec<String>,
-    /// What depends on it besides views.
+    /// What depends on it besides views, or binds it otherwise.
     pub others: Vec<String>,
+}
+
+impl View {
+    /// What it is called in SQL.
+    pub fn word(&self) -> &'static str {
+        if self.stored.is_some() { "MATERIALIZED VIEW" } else { "VIEW" }
+    }
+
+    /// What it is called in messages.
+    pub fn plain(&self) -> String {
+        let word = if self.stored.is_some() { "materialized view" } else { "view" };
+        format!("{word} {}", self.name.plain())
+    }
 }
 
 /// A privilege on a view or one of its columns.

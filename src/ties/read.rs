@@ -1,6 +1,7 @@
 //! The catalog's side of [`Ties`]: one query a kind, each giving JSON. Read under an empty search path, so every name in
 //! every text is qualified.
 
+use super::stored;
 use super::{ForeignKey, Policy, Publication, Rule, Security, Statistics, Ties, Trigger, View};
 use crate::error::Failure;
 use crate::pg::{Conn, Literal};
@@ -20,15 +21,23 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
     let rules: Vec<Rule> = json(conn, "read rules", &with_mentions(RULES, "pg_rewrite", "w.oid")).await?;
     let policies: Vec<Policy> = json(conn, "read policies", &with_mentions(POLICIES, "pg_policy", "p.oid")).await?;
     let security: Security = json(conn, "read row security", &sql(SECURITY)).await?;
-    let statistics = with_mentions(STATISTICS, "pg_statistic_ext", "s.oid");
-    let statistics: Vec<Statistics> = json(conn, "read extended statistics", &statistics).await?;
+    let statistics = statistics(conn, oid).await?;
     let publications = with_mentions(PUBLICATIONS, "pg_publication_rel", "r.oid");
     let publications: Vec<Publication> = json(conn, "read publications", &publications).await?;
     let mut views: Vec<View> = json(conn, "read views", &sql(VIEWS)).await?;
     for view in &mut views {
         view.triggers = json(conn, "read triggers of view", &triggers_of(view.oid)).await?;
+        if view.kind == 'm' {
+            view.stored = Some(stored::read(conn, view.oid).await?);
+        }
     }
     Ok(Ties { outgoing, incoming, triggers, rules, policies, security, statistics, publications, views })
+}
+
+/// Extended statistics over this table or materialized view.
+pub(super) async fn statistics(conn: &Conn, oid: u32) -> Result<Vec<Statistics>, Failure> {
+    let sql = STATISTICS.replace("$mentions", &mentions("pg_statistic_ext", "s.oid", "$1"));
+    json(conn, "read extended statistics", &sql.replace("$1", &oid.to_string())).await
 }
 
 /// SQL for the names of a table's columns that an object of this catalog depends on, as JSON.
@@ -144,12 +153,13 @@ SELECT coalesce(json_agg(json_build_object(
 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
 WHERE r.prrelid = $1 AND p.pubname <> $2";
 
-/// Views on the table and on those views, nearest first.
+/// Views on the table and on those views, nearest first. What bypasses `pg_depend` or would get lost counts as dependent
+/// on a materialized view; its indexes and statistics do not.
 const VIEWS: &str = "
 WITH RECURSIVE uses AS (
     SELECT DISTINCT w.ev_class AS view, d.refobjid AS used FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN'
-    JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind = 'v'
+    JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
       AND d.refobjid <> w.ev_class),
 above AS (
@@ -158,7 +168,9 @@ above AS (
     SELECT u.view, a.depth + 1 FROM above a JOIN uses u ON u.used = a.view),
 views AS (SELECT view AS oid, max(depth) AS depth FROM above GROUP BY view)
 SELECT coalesce(json_agg(json_build_object(
-    'oid', c.oid::int8, 'name', json_build_object('schema', n.nspname, 'name', c.relname),
+    'oid', c.oid::int8, 'kind', c.relkind, 'name', json_build_object('schema', n.nspname, 'name', c.relname),
+    'creatable', pg_catalog.has_schema_privilege(n.oid, 'CREATE') AND (pg_catalog.current_setting('is_superuser')::boolean
+        OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE')),
     'definition', pg_catalog.pg_get_viewdef(c.oid), 'options', coalesce(to_json(c.reloptions), '[]'),
     'owner', pg_catalog.pg_get_userbyid(c.relowner), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'direct', EXISTS (SELECT 1 FROM uses u WHERE u.view = c.oid AND u.used = $1),
@@ -187,11 +199,12 @@ SELECT coalesce(json_agg(json_build_object(
     'by_default', (SELECT coalesce(json_agg(DISTINCT r.rolname), '[]') FROM pg_catalog.pg_default_acl da, aclexplode(da.defaclacl) x
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE da.defaclobjtype = 'r' AND da.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
-          AND da.defaclnamespace IN (0, c.relnamespace)),
+          AND da.defaclnamespace IN (0, c.relnamespace, pg_catalog.to_regnamespace('pgrecast'))),
     'triggers', '[]'::json,
     'rules', (SELECT coalesce(json_agg(pg_catalog.pg_get_ruledef(w.oid) ORDER BY w.rulename), '[]') FROM pg_catalog.pg_rewrite w
         WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN'),
-    'others', (SELECT coalesce(json_agg(DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, 0)), '[]')
+    'others', (SELECT coalesce(json_agg(DISTINCT o.what), '[]') FROM (
+        SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0)
         FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_rewrite w
             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid
         LEFT JOIN pg_catalog.pg_class wc ON wc.oid = w.ev_class
@@ -199,7 +212,21 @@ SELECT coalesce(json_agg(json_build_object(
             OR d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t
                 WHERE t.oid = c.reltype OR t.typelem = c.reltype AND c.reltype <> 0))
           AND d.deptype <> 'i' AND coalesce(w.ev_class, 0) <> c.oid
-          AND NOT (coalesce(wc.relkind, ' ') = 'v' AND w.rulename = '_RETURN')
-          AND d.classid NOT IN ('pg_catalog.pg_attrdef'::regclass, 'pg_catalog.pg_trigger'::regclass)))
+          -- A view's text goes by names; a materialized view is made while its type is the old one's still.
+          AND NOT (coalesce(wc.relkind, ' ') IN ('v', 'm') AND w.rulename = '_RETURN'
+              AND (wc.relkind = 'v' OR d.refclassid = 'pg_catalog.pg_class'::regclass))
+          AND NOT (d.classid = 'pg_catalog.pg_class'::regclass
+              AND EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = d.objid AND i.indrelid = c.oid))
+          AND NOT (d.classid = 'pg_catalog.pg_statistic_ext'::regclass
+              AND EXISTS (SELECT 1 FROM pg_catalog.pg_statistic_ext s WHERE s.oid = d.objid AND s.stxrelid = c.oid))
+          AND d.classid NOT IN ('pg_catalog.pg_attrdef'::regclass, 'pg_catalog.pg_trigger'::regclass)
+        UNION ALL
+        SELECT 'its security label of provider ' || s.provider FROM pg_catalog.pg_seclabel s
+        WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid = c.oid
+        UNION ALL
+        SELECT 'its bond with extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('e', 'x')
+          AND (d.objid = c.oid OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid))) AS o(what)))
     ORDER BY v.depth, n.nspname, c.relname), '[]')
 FROM views v JOIN pg_catalog.pg_class c ON c.oid = v.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";

@@ -3,15 +3,21 @@
 use pg_query::protobuf::{KeywordKind, ScanToken, Token};
 
 use crate::error::Failure;
-use crate::pg::QualifiedName;
+use crate::pg::{Ident, Literal, QualifiedName};
 
-/// The text with every mention of one relation replaced.
+/// The text with every mention of one relation replaced. Where the new name is another one, what has no alias gets the
+/// old name as its alias: columns are called by it.
 pub fn renamed(text: &str, from: &QualifiedName, to: &QualifiedName) -> Result<String, Failure> {
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;
     for mention in mentions(text, from)? {
         out.push_str(&text[copied..mention.start]);
-        out.push_str(&to.to_string());
+        match mention.kind {
+            Kind::Literal => out.push_str(&Literal(&to.to_string()).to_string()),
+            Kind::Relation { named: true, .. } => out.push_str(&to.to_string()),
+            Kind::Relation { named: false, .. } if to.name == from.name => out.push_str(&to.to_string()),
+            Kind::Relation { named: false, .. } => out.push_str(&format!("{to} AS {}", Ident(&from.name))),
+        }
         copied = mention.end;
     }
     out.push_str(&text[copied..]);
@@ -21,15 +27,21 @@ pub fn renamed(text: &str, from: &QualifiedName, to: &QualifiedName) -> Result<S
 /// Whether the text calls the relation's columns by a list of its own, as in `FROM schema.name alias(a, b)`: by place,
 /// that is.
 pub fn lists_columns(text: &str, of: &QualifiedName) -> Result<bool, Failure> {
-    Ok(mentions(text, of)?.iter().any(|mention| mention.column_list))
+    Ok(mentions(text, of)?.iter().any(|m| matches!(m.kind, Kind::Relation { column_list: true, .. })))
 }
 
 /// A relation in a text.
 struct Mention {
     start: usize,
     end: usize,
-    /// Its alias has a list of columns.
-    column_list: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    /// By its name, with an alias or without one, which may have a list of columns.
+    Relation { named: bool, column_list: bool },
+    /// As a constant of type `regclass`.
+    Literal,
 }
 
 /// In texts that the server spells under an empty search path a relation is always `schema.name`, and nothing else is but
@@ -57,10 +69,31 @@ fn mentions(text: &str, of: &QualifiedName) -> Result<Vec<Mention>, Failure> {
             let named = tokens
                 .get(alias)
                 .is_some_and(|t| t.token == Token::Ident as i32 || t.keyword_kind() == KeywordKind::UnreservedKeyword);
-            found.push(Mention { start, end, column_list: named && kind(alias + 1) == Some(open) });
+            let column_list = named && kind(alias + 1) == Some(open);
+            found.push(Mention { start, end, kind: Kind::Relation { named, column_list } });
+        }
+        // 'schema.name'::regclass
+        let constant = schema.token == Token::Sconst as i32 && between.token == cast && is(name, "regclass");
+        if let (true, Ok(start), Ok(end)) = (constant, usize::try_from(schema.start), usize::try_from(schema.end))
+            && text.get(start..end).is_some_and(|literal| is_literal_of(literal, of))
+        {
+            found.push(Mention { start, end, kind: Kind::Literal });
         }
     }
     Ok(found)
+}
+
+/// Whether a string constant has this name in it, as the server spells one.
+fn is_literal_of(literal: &str, of: &QualifiedName) -> bool {
+    let inner = literal.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).map(|t| t.replace("''", "'"));
+    let Some(inner) = inner else { return false };
+    let parts: Vec<&str> = pg_query::scan(&inner)
+        .map(|scanned| scanned.tokens)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|t| inner.get(usize::try_from(t.start).ok()?..usize::try_from(t.end).ok()?))
+        .collect();
+    matches!(parts[..], [schema, ".", name] if unquoted(schema) == of.schema && unquoted(name) == of.name)
 }
 
 /// An identifier as the catalog has it.
@@ -86,6 +119,28 @@ mod tests {
                 r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::public."T x" FROM ("pg_temp"."T x" JOIN public.t ON true)"#
             )
         );
+    }
+
+    #[test]
+    fn another_name_comes_with_the_old_one_as_its_alias() {
+        let of = QualifiedName::new("public", "t");
+        let to = QualifiedName::new("pgrecast", "shadow_1");
+        let text = "SELECT t.a, x.b FROM (ONLY public.t JOIN public.t x(b) USING (a)) WHERE (t.a = 1)";
+        let aliased = r#"SELECT t.a, x.b FROM (ONLY "pgrecast"."shadow_1" AS "t" JOIN "pgrecast"."shadow_1" x(b) USING (a)) WHERE (t.a = 1)"#;
+        assert_eq!(renamed(text, &of, &to).ok().as_deref(), Some(aliased));
+        let text = "SELECT t.a FROM public.t TABLESAMPLE system (50) UNION ALL SELECT 1 FROM public.t";
+        let aliased = r#"SELECT t.a FROM "pgrecast"."shadow_1" AS "t" TABLESAMPLE system (50) UNION ALL SELECT 1 FROM "pgrecast"."shadow_1" AS "t""#;
+        assert_eq!(renamed(text, &of, &to).ok().as_deref(), Some(aliased));
+    }
+
+    #[test]
+    fn constants_of_its_oid_are_replaced() {
+        let of = QualifiedName::new("public", "It's");
+        let to = QualifiedName::new("pgrecast", "shadow_1");
+        let text =
+            r#"SELECT 'public."It''s"'::regclass, 'public.t'::regclass, 'public."It''s"'::text, '"It''s"'::regclass"#;
+        let expected = r#"SELECT '"pgrecast"."shadow_1"'::regclass, 'public.t'::regclass, 'public."It''s"'::text, '"It''s"'::regclass"#;
+        assert_eq!(renamed(text, &of, &to).ok().as_deref(), Some(expected));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Tries on empty temporary tables, in a transaction that is rolled back, what the swap will do with the ties: what the
 //! server would refuse then, it refuses here, before anything is touched.
 
-use super::Ties;
 use super::carry::{self, Carry};
 use super::text::renamed;
-use super::views::{self, Fate};
+use super::views;
+use super::{Stored, Ties};
 use crate::error::Failure;
 use crate::pg::sql::{ident_list, plain_ident};
 use crate::pg::{Conn, Ident, QualifiedName};
@@ -69,7 +69,12 @@ impl Trial<'_> {
         let mut steps = vec![ddl::create_table(&bare, &self.model, Purpose::Model, &[], version)];
         let table = self.model.to_string();
         for (n, index) in bare.indexes.iter().enumerate().filter(|(_, i)| i.unique && i.immediate && !i.partial) {
-            steps.extend(ddl::build_index(index, &table, &format!("pgrecast_trial_{n}")));
+            let name = format!("pgrecast_trial_{n}");
+            steps.extend(ddl::build_index(index, &table, &name));
+            // Views that group by the key lean on it.
+            if index.is_primary() && !index.is_deferred_to_swap() {
+                steps.push(format!("ALTER TABLE {table} ADD PRIMARY KEY USING INDEX {}", Ident(&name)));
+            }
         }
         steps
     }
@@ -115,13 +120,13 @@ impl Trial<'_> {
         Ok(probes)
     }
 
-    /// Each view that is made again, with those it reads.
+    /// Each view that is made again, with those it reads. A table stands for a materialized one.
     fn views(&self) -> Result<Vec<Probe>, Failure> {
         let mut probes = Vec::new();
         let mut so_far: Vec<String> = Vec::new();
         let mut stand_ins: Vec<(QualifiedName, QualifiedName)> =
             vec![(self.plan.source.name.clone(), self.model.clone())];
-        for view in views::with_fate(self.plan, self.ties, Fate::Remade) {
+        for view in views::renewed(self.plan, self.ties) {
             // Under its own name, by which texts without an alias call its columns.
             let taken = stand_ins.iter().any(|(_, to)| to.name == view.name.name);
             let own = match taken {
@@ -133,11 +138,32 @@ impl Trial<'_> {
                 text = renamed(&text, from, to)?;
             }
             let name = Ident(&own.name).to_string();
-            so_far.push(format!("CREATE TEMPORARY VIEW {name} AS {text}"));
-            probes.push(self.of_text(format!("view {}", view.name.plain()), so_far.clone()));
+            let settings = match &view.stored {
+                None => {
+                    so_far.push(format!("CREATE TEMPORARY VIEW {name} AS {text}"));
+                    Vec::new()
+                }
+                Some(stored) => {
+                    so_far.push(format!("CREATE TEMPORARY TABLE {name} AS {text} WITH NO DATA"));
+                    self.settings(stored, &own)
+                }
+            };
+            probes.push(self.of_text(view.plain(), so_far.iter().cloned().chain(settings).collect()));
             stand_ins.push((view.name.clone(), own));
         }
         Ok(probes)
+    }
+
+    /// What a materialized view has besides its query, on the table that stands for it.
+    fn settings(&self, stored: &Stored, own: &QualifiedName) -> Vec<String> {
+        let mut steps = ddl::column_settings(&stored.shape, &own.to_string());
+        for (n, index) in stored.shape.indexes.iter().enumerate() {
+            steps.extend(ddl::build_index(index, &own.to_string(), &format!("pgrecast_index_{n}")));
+        }
+        for s in &stored.statistics {
+            steps.extend(carry::create_statistics(s, &own.sibling(format!("pgrecast_statistics_{}", s.oid)), own));
+        }
+        steps
     }
 
     /// What is made of a text of the catalog, under the names that the columns had.

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{Grant, Ties, View};
+use super::{Grant, Ties, View, made};
 use crate::pg::sql::grantee;
-use crate::pg::{Ident, Literal};
+use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::ddl::option_list;
-use crate::plan::types::Plan;
+use crate::plan::types::{Names, Plan};
 
 /// What happens to a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,21 +17,35 @@ pub(super) enum Fate {
     Replaced,
     /// Dropped and created: a column of it may have another type now.
     Remade,
+    /// A materialized view, which cannot be replaced: another one is filled before the swap and takes its place.
+    Filled,
 }
 
 /// Each view's fate, in the order of the list.
 pub(super) fn fates(plan: &Plan, ties: &Ties) -> Vec<Fate> {
     let changed = changed_columns(plan);
-    let mut remade: HashSet<u32> = HashSet::new();
-    let fate = |view: &View, remade: &mut HashSet<u32>| {
-        let touched = view.mentions.iter().any(|c| changed.contains(c.as_str()));
-        if touched || view.uses.iter().any(|v| remade.contains(v)) {
-            remade.insert(view.oid);
-            return Fate::Remade;
+    // Whose columns may have other types, and whose oid is another one.
+    let (mut retyped, mut renewed) = (HashSet::new(), HashSet::new());
+    let mut fates = Vec::new();
+    for view in &ties.views {
+        let other_types =
+            view.mentions.iter().any(|c| changed.contains(c.as_str())) || view.uses.iter().any(|v| retyped.contains(v));
+        let reads_new = view.direct || view.uses.iter().any(|v| renewed.contains(v));
+        let fate = match (view.stored.is_some(), other_types, reads_new) {
+            (true, true, _) | (true, false, true) => Fate::Filled,
+            (false, true, _) => Fate::Remade,
+            (false, false, true) => Fate::Replaced,
+            (_, false, false) => Fate::Kept,
+        };
+        if other_types {
+            retyped.insert(view.oid);
         }
-        if view.direct { Fate::Replaced } else { Fate::Kept }
-    };
-    ties.views.iter().map(|view| fate(view, &mut remade)).collect()
+        if matches!(fate, Fate::Remade | Fate::Filled) {
+            renewed.insert(view.oid);
+        }
+        fates.push(fate);
+    }
+    fates
 }
 
 /// Source columns that are not there afterwards as they were.
@@ -46,20 +60,33 @@ fn changed_columns(plan: &Plan) -> HashSet<&str> {
     plan.source.columns.iter().map(|c| c.name.as_str()).filter(|name| !same(name)).collect()
 }
 
-/// What takes views out of the way, furthest first.
-pub(super) fn drops(plan: &Plan, ties: &Ties) -> Vec<String> {
-    with_fate(plan, ties, Fate::Remade).into_iter().rev().map(|view| format!("DROP VIEW {}", view.name)).collect()
+/// What takes views that are made again out of the way: another name, since others read them still.
+pub(super) fn away(plan: &Plan, ties: &Ties, names: &Names) -> Vec<String> {
+    let rename = |v: &View| format!("ALTER {} {} RENAME TO {}", v.word(), v.name, Ident(&names.away(v.oid)));
+    renewed(plan, ties).into_iter().map(rename).collect()
+}
+
+/// What drops them at last, furthest first, when nothing reads them any more.
+pub(super) fn drops(plan: &Plan, ties: &Ties, names: &Names) -> Vec<String> {
+    let drop = |v: &View| format!("DROP {} {}", v.word(), v.name.sibling(names.away(v.oid)));
+    renewed(plan, ties).into_iter().rev().map(drop).collect()
 }
 
 /// What brings them back, nearest first.
-pub(super) fn creates(plan: &Plan, ties: &Ties, role: &str) -> Vec<String> {
-    let fates = fates(plan, ties);
+pub(super) fn creates(plan: &Plan, ties: &Ties, role: &str, names: &Names) -> Vec<String> {
+    let made = made::of(plan, ties);
     let mut steps = Vec::new();
-    for (view, fate) in ties.views.iter().zip(&fates) {
+    for (view, fate) in ties.views.iter().zip(fates(plan, ties)) {
         match fate {
             Fate::Kept => {}
-            Fate::Replaced => steps.push(create(view, "CREATE OR REPLACE VIEW")),
-            Fate::Remade => steps.extend(remade(view, role)),
+            Fate::Replaced => steps.push(create(view, "CREATE OR REPLACE VIEW", &view.name, &view.definition)),
+            Fate::Remade | Fate::Filled => {
+                match made.contains(&view.oid) {
+                    true => steps.extend(made::move_in(view, names)),
+                    false => steps.push(create(view, "CREATE VIEW", &view.name, &view.definition)),
+                }
+                steps.extend(dressed(view, role));
+            }
         }
     }
     steps
@@ -70,22 +97,32 @@ pub(super) fn with_fate<'a>(plan: &Plan, ties: &'a Ties, fate: Fate) -> Vec<&'a 
     ties.views.iter().zip(fates(plan, ties)).filter(|(_, f)| *f == fate).map(|(view, _)| view).collect()
 }
 
+/// The views that get another oid, nearest first.
+pub(super) fn renewed<'a>(plan: &Plan, ties: &'a Ties) -> Vec<&'a View> {
+    let fates = fates(plan, ties).into_iter();
+    let renewed = |fate: &Fate| matches!(fate, Fate::Remade | Fate::Filled);
+    ties.views.iter().zip(fates).filter(|(_, f)| renewed(f)).map(|(view, _)| view).collect()
+}
+
 /// The views that the swap replaces or makes again, nearest first.
 pub(super) fn touched<'a>(plan: &Plan, ties: &'a Ties) -> Vec<&'a View> {
     ties.views.iter().zip(fates(plan, ties)).filter(|(_, f)| *f != Fate::Kept).map(|(view, _)| view).collect()
 }
 
-fn create(view: &View, verb: &str) -> String {
+/// CREATE VIEW of a view's kind, under this name and with this query.
+pub(super) fn create(view: &View, verb: &str, name: &QualifiedName, definition: &str) -> String {
     let options = match view.options.is_empty() {
         true => String::new(),
         false => format!(" WITH ({})", option_list(&view.options)),
     };
-    format!("{verb} {}{options} AS {}", view.name, view.definition.trim_end_matches(';'))
+    format!("{verb} {name}{options} AS {}", definition.trim_end_matches(';'))
 }
 
-fn remade(view: &View, role: &str) -> Vec<String> {
+/// What a view has besides its query.
+fn dressed(view: &View, role: &str) -> Vec<String> {
     let name = view.name.to_string();
-    let mut steps = vec![create(view, "CREATE VIEW")];
+    let word = view.word();
+    let mut steps = Vec::new();
     for (column, default) in &view.defaults {
         steps.push(format!("ALTER VIEW {name} ALTER COLUMN {} SET DEFAULT {default}", Ident(column)));
     }
@@ -94,14 +131,14 @@ fn remade(view: &View, role: &str) -> Vec<String> {
         steps.extend(super::carry::create_trigger(trigger, &name));
     }
     if let Some(comment) = &view.comment {
-        steps.push(format!("COMMENT ON VIEW {name} IS {}", Literal(comment)));
+        steps.push(format!("COMMENT ON {word} {name} IS {}", Literal(comment)));
     }
     for (column, comment) in &view.column_comments {
         steps.push(format!("COMMENT ON COLUMN {name}.{} IS {}", Ident(column), Literal(comment)));
     }
     steps.extend(grants(view));
     if view.owner != role {
-        steps.push(format!("ALTER VIEW {name} OWNER TO {}", Ident(&view.owner)));
+        steps.push(format!("ALTER {word} {name} OWNER TO {}", Ident(&view.owner)));
     }
     steps
 }
