@@ -7,14 +7,14 @@ use std::collections::HashSet;
 
 use crate::context::Context;
 use crate::error::Failure;
-use crate::pg::{Conn, Ident, Role};
-use crate::plan::types::{Names, SCHEMA};
+use crate::pg::{Conn, QualifiedName, Role};
+use crate::plan::types::Names;
 use crate::ties::{Recipe, Ties, made};
 
 /// One that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct There {
-    name: String,
+    name: QualifiedName,
     /// What it is called in SQL.
     word: String,
     mark: Option<String>,
@@ -33,7 +33,7 @@ pub async fn run(context: &Context, conn: &Conn, ties: &Ties) -> Result<bool, Fa
         return Ok(false);
     }
     let drops: Vec<String> = drop.iter().map(|view| drop_sql(view)).collect();
-    let made = carry.make(&context.names, &make);
+    let made = carry.make(&context.names, &recipes, &make);
     let steps: Vec<String> = drops.into_iter().chain(made).collect();
     conn.batch("make views of shadow", &format!("BEGIN; {}; COMMIT", steps.join(";\n")))
         .await
@@ -65,7 +65,7 @@ async fn fill(conn: &Conn, recipe: &Recipe) -> Result<(), Failure> {
     Ok(conn.batch("complete view of shadow", &recipe.complete()).await?)
 }
 
-/// Drops all that were made.
+/// Drops all that were made, or taken away by the swap.
 pub async fn drop_all(conn: &Conn, names: &Names) -> Result<(), Failure> {
     let drops: Vec<String> = look(conn, names).await?.iter().map(drop_sql).collect();
     if drops.is_empty() {
@@ -79,7 +79,7 @@ pub async fn drop_all(conn: &Conn, names: &Names) -> Result<(), Failure> {
 }
 
 fn drop_sql(view: &There) -> String {
-    format!("DROP {} {}.{}", view.word, Ident(SCHEMA), Ident(&view.name))
+    format!("DROP {} {}", view.word, view.name)
 }
 
 /// Those that are there, furthest first.
@@ -87,7 +87,8 @@ async fn look(conn: &Conn, names: &Names) -> Result<Vec<There>, Failure> {
     let rows = conn.simple("list views of shadow", &made(names)).await?;
     let there = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();
-        Some(There { name: row.next()??, word: row.next()??, mark: row.next()? })
+        let name = QualifiedName::new(row.next()??, row.next()??);
+        Some(There { name, word: row.next()??, mark: row.next()? })
     };
     Ok(rows.into_iter().filter_map(there).collect())
 }
@@ -97,13 +98,13 @@ fn outdated<'a>(recipes: &'a [Recipe], there: &'a [There]) -> (Vec<&'a There>, V
     let mut stale: HashSet<u32> = HashSet::new();
     let mut make = Vec::new();
     for recipe in recipes {
-        let complete = there.iter().any(|t| t.name == recipe.name.name && t.mark.as_ref() == Some(&recipe.mark));
+        let complete = there.iter().any(|t| t.name == recipe.name && t.mark.as_ref() == Some(&recipe.mark));
         if !complete || recipe.uses.iter().any(|oid| stale.contains(oid)) {
             stale.insert(recipe.oid);
             make.push(recipe);
         }
     }
-    let kept = |t: &There| recipes.iter().any(|r| r.name.name == t.name && !stale.contains(&r.oid));
+    let kept = |t: &There| recipes.iter().any(|r| r.name == t.name && !stale.contains(&r.oid));
     (there.iter().filter(|t| !kept(t)).collect(), make)
 }
 
@@ -117,6 +118,7 @@ mod tests {
             oid,
             word: "MATERIALIZED VIEW",
             name,
+            staged: String::new(),
             shown: String::new(),
             uses: uses.to_vec(),
             create: Vec::new(),
@@ -128,7 +130,7 @@ mod tests {
     }
 
     fn there(oid: u32, mark: Option<&str>) -> There {
-        let name = Names::new(1).made(oid).name;
+        let name = Names::new(1).made(oid);
         There { name, word: "MATERIALIZED VIEW".to_owned(), mark: mark.map(str::to_owned) }
     }
 

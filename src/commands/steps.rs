@@ -114,7 +114,7 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     }
     steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
     let recipes = carry.recipes(&names)?;
-    for statement in carry.make(&names, &recipes.iter().collect::<Vec<_>>()) {
+    for statement in carry.make(&names, &recipes, &recipes.iter().collect::<Vec<_>>()) {
         steps.push(step("ready", statement, NO_LOCK, NOBODY));
     }
     for recipe in &recipes {

@@ -21,6 +21,9 @@ use crate::ties::{Carry, Ties};
 /// Keys beyond which the flush under the lock would take too long.
 const MOST_KEYS: usize = 10_000;
 
+/// How often in one attempt materialized views are filled again.
+const FILLINGS: u32 = 5;
+
 /// A swap that was committed.
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
@@ -116,15 +119,11 @@ async fn begin(
     lock_wait: Duration,
 ) -> Result<Result<Begun, String>, Failure> {
     let flusher = super::open(context, columns).await?;
-    let ties = flusher.conn().scalar("mark ties", &drift::ties_sql(&context.plan.source)).await?;
+    let Some((ties, bonds)) = filled(context, flusher.conn()).await? else {
+        return Ok(Err("materialized views that are refreshed all the time".to_owned()));
+    };
     let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
     let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
-    let bonds = context.ties(flusher.conn()).await?;
-    context.make_statistics(flusher.conn(), &bonds).await?;
-    if fill::run(context, flusher.conn(), &bonds).await? {
-        // That may have taken long.
-        return Ok(Err("materialized views that had to be filled again".to_owned()));
-    }
     let carry = context.carry(&bonds);
     let swap = Swap {
         id: context.id,
@@ -151,6 +150,20 @@ async fn begin(
     drift::check(flusher.conn(), source).await?;
     check_ties(flusher.conn(), context, &bonds).await?;
     Ok(Ok(Begun { flusher, script, ties, pid }))
+}
+
+/// What is tied to the source, with the mark of it, once the shadow has what it is to have before the swap. `None` where
+/// materialized views are refreshed more often than they can be filled.
+async fn filled(context: &Context, conn: &Conn) -> Result<Option<(Option<String>, Ties)>, Failure> {
+    for _ in 0..FILLINGS {
+        let mark = conn.scalar("mark ties", &drift::ties_sql(&context.plan.source)).await?;
+        let ties = context.ties(conn).await?;
+        context.make_statistics(conn, &ties).await?;
+        if !fill::run(context, conn, &ties).await? {
+            return Ok(Some((mark, ties)));
+        }
+    }
+    Ok(None)
 }
 
 /// Nothing may be tied to the source that the swap does not carry.

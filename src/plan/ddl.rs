@@ -39,12 +39,7 @@ pub fn create_table(
         lines.join(",\n  "),
         Ident(&shape.access_method)
     ));
-    let mut options: Vec<String> = shape.options.clone();
-    if purpose == Purpose::Shadow {
-        options.retain(|o| option_name(o) != "autovacuum_enabled" && option_name(o) != "toast.autovacuum_enabled");
-        options.push("autovacuum_enabled=false".to_owned());
-        options.push("toast.autovacuum_enabled=false".to_owned());
-    }
+    let options = if purpose == Purpose::Shadow { quiet_options(shape) } else { shape.options.clone() };
     if !options.is_empty() {
         sql.push_str(&format!(" WITH ({})", option_list(&options)));
     }
@@ -225,6 +220,13 @@ fn create_index(index: &Index, table: &str, name: &str) -> String {
 /// `SET default_tablespace` for an index: CREATE INDEX and ADD CONSTRAINT both follow it.
 pub fn index_tablespace(index: &Index) -> String {
     format!("SET LOCAL default_tablespace = {}", Literal(index.tablespace.as_deref().unwrap_or("")))
+}
+
+/// Storage parameters with autovacuum off: see [`restore_autovacuum`].
+pub fn quiet_options(shape: &Shape) -> Vec<String> {
+    let ours = ["autovacuum_enabled", "toast.autovacuum_enabled"];
+    let kept = shape.options.iter().filter(|o| !ours.contains(&option_name(o))).cloned();
+    kept.chain(ours.map(|name| format!("{name}=false"))).collect()
 }
 
 /// The storage parameters a swapped-in shadow must be given back.

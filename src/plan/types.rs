@@ -174,14 +174,24 @@ impl Names {
         QualifiedName::new(SCHEMA, format!("{}{oid}", self.made_prefix()))
     }
 
+    /// A schema in which the stand-in for the relation with this oid has that one's name, while views are made.
+    pub fn stage(&self, oid: u32) -> String {
+        format!("pgrecast_{}_{oid}", self.id)
+    }
+
     /// The nth index of such a materialized view.
     pub fn made_index(&self, oid: u32, n: usize) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("shadow_{}_view_{oid}_index_{n}", self.id))
     }
 
-    /// The name of a view that makes room within the swap, at whose end it is dropped.
+    /// What the names of views begin with that made room in the swap and are dropped after it.
+    pub fn away_prefix(&self) -> String {
+        format!("pgrecast_{}_old_", self.id)
+    }
+
+    /// The name of a view that makes room.
     pub fn away(&self, oid: u32) -> String {
-        format!("pgrecast_{}_old_{oid}", self.id)
+        format!("{}{oid}", self.away_prefix())
     }
 
     /// The journal's nth generation.

@@ -22,11 +22,13 @@ pub struct Recipe {
     pub word: &'static str,
     /// Its name until the swap.
     pub name: QualifiedName,
+    /// The bare name it has while it is made.
+    pub staged: String,
     /// The name of the one whose place it takes, for messages.
     pub shown: String,
     /// Views it reads, by the oids of those whose places they take.
     pub uses: Vec<u32>,
-    /// What makes it, empty: the catalog's part.
+    /// What makes it, empty, under its own name in a schema of its own: see [`Carry::make`].
     pub create: Vec<String>,
     /// What fills it, where it is to be filled.
     pub fill: Option<String>,
@@ -74,20 +76,36 @@ pub(super) fn move_in(view: &View, names: &Names) -> Vec<String> {
     ]
 }
 
-/// SQL for those that migration has, furthest first: (name, kind, mark). `names` tells which.
+/// The names of the old one's indexes and statistics become free.
+pub(super) fn make_room(stored: &Stored, away: &str) -> Vec<String> {
+    let mut steps = Vec::new();
+    for (n, index) in stored.shape.indexes.iter().enumerate() {
+        let name = stored.shape.name.sibling(&index.name);
+        steps.push(format!("ALTER INDEX {name} RENAME TO {}", Ident(&format!("{away}_index_{n}"))));
+    }
+    for (n, s) in stored.statistics.iter().enumerate() {
+        steps.push(format!("ALTER STATISTICS {} RENAME TO {}", s.name, Ident(&format!("{away}_statistics_{n}"))));
+    }
+    steps
+}
+
+/// SQL for those that a migration has made, and the old ones that it took away, furthest first: (schema, name, what they
+/// are called in SQL, mark).
 pub fn made(names: &Names) -> String {
     format!(
-        "WITH RECURSIVE made AS (SELECT c.oid, c.relname, c.relkind FROM pg_catalog.pg_class c \
-         WHERE c.relnamespace = 'pgrecast'::regnamespace AND starts_with(c.relname, {})), \
+        "WITH RECURSIVE made AS (SELECT c.oid, n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE (n.nspname = 'pgrecast' AND starts_with(c.relname, {})) OR starts_with(c.relname, {})), \
          depths AS (SELECT oid, 1 AS depth FROM made UNION SELECT w.ev_class, s.depth + 1 FROM depths s \
          JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = s.oid \
          AND d.classid = 'pg_catalog.pg_rewrite'::regclass \
          JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class <> s.oid \
          WHERE w.ev_class IN (SELECT oid FROM made)) \
-         SELECT m.relname, CASE m.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, \
+         SELECT m.nspname, m.relname, CASE m.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, \
          pg_catalog.obj_description(m.oid, 'pg_class') \
          FROM made m WHERE m.relkind IN ('v', 'm') ORDER BY (SELECT max(s.depth) FROM depths s WHERE s.oid = m.oid) DESC, m.oid DESC",
-        Literal(&names.made_prefix())
+        Literal(&names.made_prefix()),
+        Literal(&names.away_prefix())
     )
 }
 
@@ -95,10 +113,12 @@ impl Carry<'_> {
     /// How those are made, nearest first.
     pub fn recipes(&self, names: &Names) -> Result<Vec<Recipe>, Failure> {
         let made = of(self.plan, self.ties);
-        let mut stand_ins = vec![(self.plan.source.name.clone(), names.shadow())];
+        let staged = |oid, name: &QualifiedName| QualifiedName::new(names.stage(oid), &name.name);
+        let source = &self.plan.source;
+        let mut stand_ins = vec![(source.name.clone(), staged(source.oid, &source.name))];
         let mut recipes = Vec::new();
         for view in self.ties.views.iter().filter(|v| made.contains(&v.oid)) {
-            let own = names.made(view.oid);
+            let own = staged(view.oid, &view.name);
             let mut text = view.definition.trim_end_matches(';').to_owned();
             for (from, to) in &stand_ins {
                 text = renamed(&text, from, to)?;
@@ -109,10 +129,41 @@ impl Carry<'_> {
         Ok(recipes)
     }
 
-    /// Those that read the shadow, made empty.
-    pub fn make(&self, names: &Names, recipes: &[&Recipe]) -> Vec<String> {
-        let creates = recipes.iter().flat_map(|r| r.create.clone()).collect();
-        self.under_old_names(&names.shadow().to_string(), creates)
+    /// What makes some of them, empty; the others are there. A text without an alias calls a relation's columns by its
+    /// name, and an alias of ours would stay in it for ever: so for the time of this transaction each relation has its
+    /// final name, in a schema of its own, since two of them can have the same.
+    pub fn make(&self, names: &Names, all: &[Recipe], missing: &[&Recipe]) -> Vec<String> {
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let source = &self.plan.source;
+        let shadow = names.shadow();
+        let (mut enter, mut leave, mut creates) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stage = |word: &str, oid: u32, ours: &QualifiedName, staged: &str, is_there: bool| {
+            let schema = names.stage(oid);
+            let (place, name) = (QualifiedName::new(&schema, staged), QualifiedName::new(&schema, &ours.name));
+            enter.push(format!("CREATE SCHEMA {}", Ident(&schema)));
+            if is_there {
+                enter.push(format!("ALTER {word} {ours} SET SCHEMA {}", Ident(&schema)));
+                enter.push(format!("ALTER {word} {name} RENAME TO {}", Ident(staged)));
+            }
+            leave.push(format!("ALTER {word} {place} RENAME TO {}", Ident(&ours.name)));
+            leave.push(format!("ALTER {word} {name} SET SCHEMA {}", Ident(&ours.schema)));
+            leave.push(format!("DROP SCHEMA {}", Ident(&schema)));
+            place
+        };
+        let source_place = stage("TABLE", source.oid, &shadow, &source.name.name, true);
+        for recipe in all {
+            let is_missing = missing.iter().any(|m| m.oid == recipe.oid);
+            stage(recipe.word, recipe.oid, &recipe.name, &recipe.staged, !is_missing);
+            if is_missing {
+                creates.extend(recipe.create.iter().cloned());
+            }
+        }
+        let mut steps = enter;
+        steps.extend(self.under_old_names(&source_place.to_string(), creates));
+        steps.extend(leave);
+        steps
     }
 
     /// What keeps autovacuum away from materialized views, as LOCK TABLE does from tables: the comment they have.
@@ -122,11 +173,12 @@ impl Carry<'_> {
         filled.map(|v| format!("COMMENT ON MATERIALIZED VIEW {} IS {}", v.name, comment(v))).collect()
     }
 
-    /// Once the old ones are gone: the names of indexes and statistics.
+    /// Once the old ones are out of the way: the names of indexes and statistics, and autovacuum.
     pub(super) fn settle_in(&self, names: &Names) -> Vec<String> {
         let mut steps = Vec::new();
         for view in views::with_fate(self.plan, self.ties, Fate::Filled) {
             let Some(stored) = &view.stored else { continue };
+            steps.extend(ddl::restore_autovacuum(&stored.shape, &view.name.to_string()));
             for (n, index) in stored.shape.indexes.iter().enumerate() {
                 let built = view.name.sibling(names.made_index(view.oid, n).name);
                 steps.push(format!("ALTER INDEX {built} RENAME TO {}", Ident(&index.name)));
@@ -139,11 +191,13 @@ impl Carry<'_> {
     }
 }
 
-fn recipe(view: &View, names: &Names, own: &QualifiedName, text: &str) -> Recipe {
+fn recipe(view: &View, names: &Names, staged: &QualifiedName, text: &str) -> Recipe {
+    let own = names.made(view.oid);
     let mut recipe = Recipe {
         oid: view.oid,
         word: view.word(),
         name: own.clone(),
+        staged: view.name.name.clone(),
         shown: view.plain(),
         uses: view.uses.clone(),
         create: Vec::new(),
@@ -153,14 +207,14 @@ fn recipe(view: &View, names: &Names, own: &QualifiedName, text: &str) -> Recipe
         mark: String::new(),
     };
     match &view.stored {
-        None => recipe.create.push(views::create(view, "CREATE VIEW", own, text)),
+        None => recipe.create.push(views::create(view, "CREATE VIEW", staged, text)),
         Some(stored) => {
-            recipe.create = create(stored, own, text);
+            recipe.create = create(stored, staged, text);
             recipe.fill = stored.rows.populated.then(|| format!("REFRESH MATERIALIZED VIEW {own}"));
-            recipe.finish = indexes(stored, own, |n| names.made_index(view.oid, n));
+            recipe.finish = indexes(stored, &own, |n| names.made_index(view.oid, n));
             recipe
                 .finish
-                .extend(stored.statistics.iter().flat_map(|s| create_statistics(s, &names.statistics(s.oid), own)));
+                .extend(stored.statistics.iter().flat_map(|s| create_statistics(s, &names.statistics(s.oid), &own)));
             recipe.analyze = stored.rows.populated.then(|| format!("ANALYZE {own}"));
         }
     }
@@ -174,14 +228,12 @@ fn recipe(view: &View, names: &Names, own: &QualifiedName, text: &str) -> Recipe
 /// The empty one, with what its columns have.
 fn create(stored: &Stored, own: &QualifiedName, text: &str) -> Vec<String> {
     let shape = &stored.shape;
-    let options = match shape.options.is_empty() {
-        true => String::new(),
-        false => format!(" WITH ({})", option_list(&shape.options)),
-    };
+    let options = option_list(&ddl::quiet_options(shape));
     let tablespace = shape.tablespace.as_ref().map(|t| format!(" TABLESPACE {}", Ident(t))).unwrap_or_default();
     let using = Ident(&shape.access_method);
-    let mut steps =
-        vec![format!("CREATE MATERIALIZED VIEW {own} USING {using}{options}{tablespace} AS {text} WITH NO DATA")];
+    let mut steps = vec![format!(
+        "CREATE MATERIALIZED VIEW {own} USING {using} WITH ({options}){tablespace} AS {text} WITH NO DATA"
+    )];
     steps.extend(ddl::column_settings(shape, &own.to_string()));
     steps
 }

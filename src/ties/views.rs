@@ -62,14 +62,21 @@ fn changed_columns(plan: &Plan) -> HashSet<&str> {
 
 /// What takes views that are made again out of the way: another name, since others read them still.
 pub(super) fn away(plan: &Plan, ties: &Ties, names: &Names) -> Vec<String> {
-    let rename = |v: &View| format!("ALTER {} {} RENAME TO {}", v.word(), v.name, Ident(&names.away(v.oid)));
-    renewed(plan, ties).into_iter().map(rename).collect()
+    let mut steps = Vec::new();
+    for view in renewed(plan, ties) {
+        let own = names.away(view.oid);
+        steps.push(format!("ALTER {} {} RENAME TO {}", view.word(), view.name, Ident(&own)));
+        steps.extend(view.stored.iter().flat_map(|stored| made::make_room(stored, &own)));
+    }
+    steps
 }
 
-/// What drops them at last, furthest first, when nothing reads them any more.
+/// What drops them at last, furthest first, when nothing reads them any more. A materialized view, and what it reads, is
+/// dropped after the swap: an autovacuum of its TOAST table would be waited for.
 pub(super) fn drops(plan: &Plan, ties: &Ties, names: &Names) -> Vec<String> {
+    let later = made::of(plan, ties);
     let drop = |v: &View| format!("DROP {} {}", v.word(), v.name.sibling(names.away(v.oid)));
-    renewed(plan, ties).into_iter().rev().map(drop).collect()
+    renewed(plan, ties).into_iter().rev().filter(|v| !later.contains(&v.oid)).map(drop).collect()
 }
 
 /// What brings them back, nearest first.

@@ -27,7 +27,7 @@ const LATE_DDL: &[&str] = &[
     "CREATE INDEX theirs ON t (v)",
     "ALTER TABLE t ADD CONSTRAINT theirs CHECK (id > 0)",
     "COMMENT ON TABLE t IS 'theirs'",
-    "CREATE MATERIALIZED VIEW theirs AS SELECT id FROM t",
+    "CREATE MATERIALIZED VIEW theirs AS SELECT NULL::t IS NULL AS x",
     "CREATE TABLE theirs () INHERITS (t)",
 ];
 
@@ -44,6 +44,10 @@ const CARRIED: &[(&str, &str)] = &[
     (
         "CREATE TABLE child (id int CONSTRAINT theirs REFERENCES t)",
         "SELECT conname FROM pg_constraint WHERE confrelid = 't'::regclass AND convalidated",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW theirs AS SELECT id FROM t",
+        "SELECT 'theirs' FROM theirs WHERE id = 20000 AND pg_typeof(id) = 'bigint'::regtype",
     ),
     ("CREATE PUBLICATION theirs FOR TABLE t", "SELECT pubname FROM pg_publication_tables WHERE tablename = 't'"),
     (

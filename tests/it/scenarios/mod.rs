@@ -2,8 +2,10 @@
 
 mod added;
 mod clauses;
+mod filled;
 mod keys;
 mod large;
+mod materialized;
 mod named;
 mod refused;
 mod shown;
