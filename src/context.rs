@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Failure;
-use crate::pg::{Conn, Connector, Literal};
+use crate::pg::{Conn, Connector, Literal, Verdict};
 use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
-use crate::report::Reporter;
+use crate::report::{Event, Reporter};
 use crate::state::Store;
 use crate::ties::{Carry, Ties};
 
@@ -54,6 +54,23 @@ impl Context {
     /// What is tied to the source now.
     pub async fn ties(&self, conn: &Conn) -> Result<Ties, Failure> {
         Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await
+    }
+
+    /// The same, however long somebody keeps the lock that the server takes to spell a view, as REFRESH does.
+    pub async fn ties_patiently(&self, conn: &Conn) -> Result<Ties, Failure> {
+        let mut said = false;
+        loop {
+            match self.ties(conn).await {
+                Err(failure) if failure.source.as_ref().is_some_and(|e| e.verdict() == Verdict::Retry) => {
+                    if !said {
+                        said = true;
+                        self.reporter.say(Event::Waiting { on: format!("a lock on a view: {}", failure.primary) });
+                    }
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                read => return read,
+            }
+        }
     }
 
     /// What carries those ties.

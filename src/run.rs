@@ -435,7 +435,7 @@ impl Work {
     /// filled.
     async fn analyze(&self, sql: &str) -> Result<(), Failure> {
         let conn = self.context.connector.open(Role::Indexer).await?;
-        let ties = self.context.ties(&conn).await?;
+        let ties = self.context.ties_patiently(&conn).await?;
         self.context.make_statistics(&conn, &ties).await?;
         conn.batch("analyze shadow", sql).await?;
         fill::run(&self.context, &conn, &ties).await?;

@@ -51,7 +51,7 @@ pub struct Figures {
 /// # Errors
 /// Exit 5 where the lock was never granted: everything is kept for another try.
 pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
-    let ties = context.ties(context.store.conn()).await?;
+    let ties = context.ties_patiently(context.store.conn()).await?;
     let mut lookout = Lookout::new(context, context.carry(&ties).locked());
     let mut last = String::new();
     let mut order = Order::default();

@@ -320,7 +320,7 @@ fn a_table_moves_to_another_tablespace() {
 }
 
 /// A directory of the server's user, gone with the server.
-fn beside_the_server(name: &str) -> PathBuf {
+pub(super) fn beside_the_server(name: &str) -> PathBuf {
     let place = server().socket_dir().join(name);
     std::fs::create_dir(&place).expect("a directory for the tablespace");
     let owner = std::fs::metadata(server().data_dir()).expect("its files");

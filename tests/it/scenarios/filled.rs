@@ -95,6 +95,49 @@ fn what_is_refreshed_meanwhile_is_filled_again() {
 }
 
 #[test]
+fn a_refresh_that_lasts_is_waited_for() {
+    let db = Db::new();
+    db.sql(SETUP);
+    let running = postponed(&db, "ALTER id TYPE bigint");
+    let refresher = db.connect();
+    refresher.sql("BEGIN; REFRESH MATERIALIZED VIEW m");
+    command(&db, &["cutover"]).wait().ended(0);
+    let waiting = running.wait_for_waiting("a lock on a view");
+    assert!(waiting.contains("read views"), "{waiting}");
+    refresher.sql("COMMIT");
+    running.done();
+    finish(&db);
+}
+
+#[test]
+fn two_migrations_share_one() {
+    let db = Db::new();
+    db.sql(SETUP);
+    db.sql(
+        "CREATE TABLE u (id int PRIMARY KEY, n int); INSERT INTO u SELECT n, n FROM generate_series(1, 50) n;
+         CREATE MATERIALIZED VIEW both_of AS SELECT t.id, u.id AS u FROM t JOIN u USING (n); CREATE INDEX of_both ON both_of (id, u);
+         CREATE VIEW shown AS SELECT both_of.u FROM both_of",
+    );
+    let before = dump(&db);
+    let (first, second) = (
+        postponed(&db, "ALTER id TYPE bigint"),
+        command(&db, &["alter", "u", "ALTER id TYPE bigint", "--postpone-cutover"]),
+    );
+    second.wait_for_waiting("pgrecast cutover");
+    for (running, table) in [(first, "t"), (second, "u")] {
+        let id = db.query_one_text(&format!("SELECT id FROM pgrecast.migration WHERE source = 'public.{table}'"));
+        command(&db, &["cutover", &id]).wait().ended(0);
+        running.done();
+    }
+    for id in ["2", "1"] {
+        command(&db, &["finish", id]).wait().ended(0);
+    }
+    assert_nothing_left(&db);
+    assert_schema(&db, &widened(&before));
+    assert_eq!(db.query_one_text("SELECT count(*) || pg_typeof(max(u))::text FROM both_of"), "50bigint");
+}
+
+#[test]
 fn one_that_was_empty_and_is_refreshed_meanwhile_is_filled() {
     let db = Db::new();
     db.sql(SETUP);

@@ -1,5 +1,6 @@
 //! Materialized views on the table, and whatever hangs on them: the same afterwards, by dump and by contents.
 
+use super::clauses::beside_the_server;
 use super::role;
 use super::twins::Twins;
 use crate::harness::{Db, dump, pgrecast};
@@ -99,6 +100,27 @@ fn materialized_views_and_what_hangs_on_them() {
     let analyzed = "SELECT count(*) FROM pg_stats_ext WHERE statistics_name = 'flat_two' AND n_distinct IS NOT NULL";
     assert_eq!(new.query_one_text(analyzed), "1");
     assert_refreshable(&old, &new);
+}
+
+#[test]
+fn in_other_tablespaces() {
+    let place = beside_the_server("stored");
+    let space = format!("CREATE TABLESPACE \"Stored space\" LOCATION '{}'", place.display());
+    Db::new().sql(&space);
+    let twins = Twins {
+        setup: &format!(
+            "{TABLE} CREATE MATERIALIZED VIEW there TABLESPACE \"Stored space\" AS SELECT id FROM t; CREATE INDEX here ON there (id) TABLESPACE pg_default;
+             CREATE MATERIALIZED VIEW here_too AS SELECT id FROM there; CREATE INDEX there_too ON here_too (id) TABLESPACE \"Stored space\""
+        ),
+        table: "t",
+        clauses: "",
+        old_way: &[],
+        meanwhile: &[],
+        compare: &["SELECT count(*) FROM here_too", "SELECT relname FROM pg_class WHERE reltablespace <> 0 AND relisshared = false ORDER BY 1"],
+        options: &[],
+    };
+    let (_, new) = twins.check();
+    assert_eq!(dump(&new).matches("default_tablespace = \"Stored space\"").count(), 2);
 }
 
 #[test]
