@@ -87,14 +87,23 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
     Err(changed(source).detail(format!("Changed: {}.", what.join(", "))))
 }
 
-/// Things nobody's lock keeps away (GRANT, CREATE VIEW) were not done since this was read: a mark of the table's grants
-/// and of everything that depends on it, and of the views above it and what they consist of.
+/// Things nobody's lock keeps away (GRANT, CREATE VIEW, CREATE OR REPLACE FUNCTION) were not done since this was read: a mark
+/// of the table's grants and of everything that depends on it, and of the views above it and what they consist of. What is
+/// replaced keeps its oid and gets another `xmin`; a function is made again with its comment, and must have no dependents
+/// of its own.
 pub fn ties_sql(source: &Shape) -> String {
     format!(
         "{above} SELECT concat_ws(';', (SELECT relacl::text FROM pg_catalog.pg_class WHERE oid = {0}), \
          (SELECT string_agg(concat_ws(' ', attnum, attacl), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = {0} AND attacl IS NOT NULL), \
-         (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjsubid), ',' ORDER BY classid, objid, objsubid, refobjsubid)) \
-          FROM pg_catalog.pg_depend WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {0}) \
+         (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjsubid, p.xmin, w.xmin, y.xmin, \
+              pg_catalog.obj_description(p.oid, 'pg_proc'), \
+              (SELECT string_agg(concat_ws(' ', o.classid, o.objid), ' ' ORDER BY o.classid, o.objid) FROM pg_catalog.pg_depend o \
+               WHERE o.refclassid = 'pg_catalog.pg_proc'::regclass AND o.refobjid = p.oid)), ',' \
+              ORDER BY classid, objid, objsubid, refobjsubid)) \
+          FROM pg_catalog.pg_depend \
+          LEFT JOIN pg_catalog.pg_proc p ON classid = 'pg_catalog.pg_proc'::regclass AND p.oid = objid \
+          LEFT JOIN pg_catalog.pg_rewrite w ON classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = objid \
+          LEFT JOIN pg_catalog.pg_policy y ON classid = 'pg_catalog.pg_policy'::regclass AND y.oid = objid WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {0}) \
           OR (refclassid = 'pg_catalog.pg_type'::regclass AND refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t \
               JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))), \
          {VIEWS})",

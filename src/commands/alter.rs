@@ -53,8 +53,9 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
         primary_key: typed.options.primary_key.as_deref(),
         settings: &settings,
     };
-    let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
+    preflight::refusal(ties.never())?;
+    let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     preflight::refusal(ties.findings(&planner, &plan, opened.facts.version).await?)?;
     if typed.dry_run {
         steps::show(&plan, &ties, &opened.facts, typed.output.format, &typed.options)?;

@@ -7,6 +7,7 @@ use crate::error::Failure;
 use crate::finish;
 use crate::pg::Role;
 use crate::state::Phase;
+use crate::ties::set_aside_sql;
 
 /// Removes everything of a migration that has not swapped; the table is as it was.
 pub async fn abort(typed: One) -> Result<(), Failure> {
@@ -58,7 +59,12 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     let old = conn.scalar("find old table", &sql).await?;
     if let Some(old) = &old {
         let past_vacuum = context.past_vacuum(old, context.connector.lock_timeout());
-        finish::patiently(&conn, "drop old table", &format!("{past_vacuum}; DROP TABLE {old}")).await?;
+        // Functions that had its row type in their signatures.
+        let functions = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
+        let functions: String =
+            functions.into_iter().flatten().flatten().map(|function| format!("DROP {function}; ")).collect();
+        let sql = format!("{past_vacuum}; {functions}DROP TABLE {old}");
+        finish::patiently(&conn, "drop old table", &sql).await?;
     }
     context.store.forget(migration.id).await?;
     let dropped = old.map_or_else(|| "the old table was gone already".to_owned(), |t| format!("dropped {t}"));

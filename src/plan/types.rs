@@ -194,6 +194,16 @@ impl Names {
         format!("{}{oid}", self.away_prefix())
     }
 
+    /// The function with this oid that the swap made again, from then on.
+    pub fn old_function(&self, oid: u32) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("{}{oid}", self.old_function_prefix()))
+    }
+
+    /// What the name of every such function begins with.
+    pub fn old_function_prefix(&self) -> String {
+        format!("function_{}_", self.id)
+    }
+
     /// The journal's nth generation.
     pub fn journal(&self, generation: u32) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}{generation}", self.journal_prefix()))

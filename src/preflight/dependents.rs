@@ -44,12 +44,16 @@ named AS (
                 CASE WHEN (SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.oid = t.objid) = me.oid THEN NULL ELSE 'publication' END
             WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN
                 CASE WHEN (SELECT s.stxrelid FROM pg_catalog.pg_statistic_ext s WHERE s.oid = t.objid) = me.oid THEN NULL ELSE 'extended statistics' END
-            WHEN 'pg_catalog.pg_proc'::regclass THEN 'function'
+            WHEN 'pg_catalog.pg_proc'::regclass THEN
+                CASE WHEN (SELECT p.prokind FROM pg_catalog.pg_proc p WHERE p.oid = t.objid) = 'a' THEN 'aggregate' END
             WHEN 'pg_catalog.pg_attrdef'::regclass THEN
-                CASE WHEN (SELECT a.adrelid FROM pg_catalog.pg_attrdef a WHERE a.oid = t.objid) = me.oid THEN NULL ELSE 'default' END
+                CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_class c ON c.oid = f.adrelid
+                         JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+                         WHERE f.oid = t.objid AND (c.oid = me.oid OR c.relkind IN ('r', 'p') AND a.attgenerated = '')) THEN NULL
+                     ELSE 'default' END
             WHEN 'pg_catalog.pg_class'::regclass THEN
                 CASE WHEN t.objid = me.oid THEN NULL
-                     WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = t.objid) IN ('S', 't') THEN NULL
+                     WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = t.objid) IN ('S', 't', 'v') THEN NULL
                      WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = t.objid AND i.indrelid = me.oid) THEN NULL
                      ELSE 'relation' END
             WHEN 'pg_catalog.pg_type'::regclass THEN CASE WHEN t.objid IN (me.reltype, me.array_type) THEN NULL ELSE 'type' END
@@ -73,6 +77,31 @@ loose AS (
     UNION ALL
     SELECT 'temporal key', 'constraint ' || quote_ident(k.conname) FROM pg_catalog.pg_constraint k, me
     WHERE k.conrelid = me.oid AND pg_catalog.pg_get_constraintdef(k.oid) LIKE '%WITHOUT OVERLAPS)%'
+    UNION ALL
+    -- A whole row is spelled with the table's name, which the shadow has not.
+    SELECT 'whole row', pg_catalog.pg_describe_object(w.classid, w.objid, 0) || ', which reads whole rows,' FROM me, LATERAL (
+        SELECT 'pg_catalog.pg_constraint'::regclass, k.oid, k.conbin::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = me.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid, concat(i.indexprs, i.indpred) FROM pg_catalog.pg_index i WHERE i.indrelid = me.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxexprs::text FROM pg_catalog.pg_statistic_ext s WHERE s.stxrelid = me.oid
+    ) AS w (classid, objid, expression) WHERE w.expression LIKE '%:varattno 0 %'
+    UNION ALL
+    SELECT 'row type', 'comment on row type ' || pg_catalog.format_type(me.reltype, NULL) FROM me
+    WHERE pg_catalog.obj_description(me.reltype, 'pg_type') IS NOT NULL
+    UNION ALL
+    SELECT 'row type', 'privilege on row type ' || pg_catalog.format_type(y.oid, NULL) FROM pg_catalog.pg_type y, me
+    WHERE y.oid = me.reltype AND (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(y.typacl) AS a)
+        <> (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(acldefault('T', y.typowner)) AS a)
+    UNION ALL
+    -- Its state is by the table's oid, and what a subscription does not know it does not apply.
+    SELECT 'subscription', pg_catalog.pg_describe_object('pg_catalog.pg_subscription'::regclass, r.srsubid, 0)
+    FROM pg_catalog.pg_subscription_rel r, me WHERE r.srrelid = me.oid
+    UNION ALL
+    SELECT 'dependence on an extension', pg_catalog.pg_describe_object(d.classid, d.objid, 0) || ', which depends on '
+        || pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) || ','
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_index i ON i.indexrelid = d.objid, me
+    WHERE i.indrelid = me.oid AND d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'x'
     UNION ALL
     SELECT 'extension membership', 'extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid, me
@@ -108,7 +137,15 @@ fn hint(kind: &str) -> &'static str {
             "Take the table out of the publication and add it again afterwards; its subscribers must follow."
         }
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
-        "function" => "Drop the function and create it again afterwards.",
+        "row type" => {
+            "No dump has it either: take it away first (COMMENT ON TYPE … IS NULL, GRANT USAGE ON TYPE … TO PUBLIC)."
+        }
+        "whole row" => "Let it name the columns, or drop it and create it again afterwards.",
+        "subscription" => {
+            "A subscription writes to the table it was made for: drop it, or take the table out of it for the time."
+        }
+        "dependence on an extension" => "ALTER INDEX … NO DEPENDS ON EXTENSION for the time.",
+        "default" => "It cannot be set again without a rewrite: drop the column or its default first.",
         "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",
         "security label" => "This version does not carry security labels.",
         "extension membership" => "A table of an extension cannot be replaced.",

@@ -1,5 +1,7 @@
 //! The SQL that takes ties from the old table to the new one. Pure; every statement changes the catalog only.
 
+use super::functions;
+use super::sequences;
 use super::views::{self, Fate};
 use super::{ForeignKey, Policy, Publication, Rule, Statistics, Ties, Trigger};
 use crate::pg::sql::ident_list;
@@ -56,7 +58,7 @@ impl Carry<'_> {
         self.ties.outgoing.iter().filter(|k| !k.is_to_itself())
     }
 
-    /// Tables that refer to the source, and those whose rules and policies read it.
+    /// Tables that refer to the source, and those whose rules, policies and defaults name it.
     fn children(&self) -> Vec<String> {
         let readers = self.readers().map(|(_, name)| name);
         distinct(self.ties.incoming.iter().map(|k| &k.table.name).chain(readers).map(QualifiedName::to_string))
@@ -65,7 +67,8 @@ impl Carry<'_> {
     fn readers(&self) -> impl Iterator<Item = (u32, &QualifiedName)> {
         let rules = self.ties.rules.iter().filter(|r| !r.own && !r.of_view).map(|r| (r.oid, &r.table));
         let policies = self.ties.policies.iter().filter(|p| !p.own).map(|p| (p.oid, &p.table));
-        rules.chain(policies)
+        let defaults = self.ties.defaults.iter().map(|d| (d.oid, &d.table));
+        rules.chain(policies).chain(defaults)
     }
 
     /// A table at both ends is locked among the children.
@@ -81,6 +84,7 @@ impl Carry<'_> {
     /// While the source has its name still: what must let go of it.
     pub fn let_go(&self, names: &Names) -> Vec<String> {
         let mut steps = views::away(self.plan, self.ties, names);
+        steps.extend(functions::set_aside(&self.ties.functions, names));
         let source = &self.plan.source.name;
         for key in self.ties.incoming.iter().chain(&self.ties.outgoing) {
             steps.push(format!("ALTER TABLE {} DROP CONSTRAINT {}", key.table.name, Ident(&key.name)));
@@ -100,6 +104,7 @@ impl Carry<'_> {
             .chain(ties.statistics.iter().flat_map(|s| &s.mentions))
             .chain(ties.publications.iter().flat_map(|p| &p.mentions))
             .chain(ties.views.iter().flat_map(|v| &v.mentions))
+            .chain(ties.functions.iter().flat_map(|f| &f.mentions))
             .collect();
         let columns = self.plan.columns.iter().filter_map(|c| Some((c.source.as_deref()?, c.name.as_str())));
         columns.filter(|(old, new)| old != new && mentioned.iter().any(|m| m == old)).collect()
@@ -126,6 +131,8 @@ impl Carry<'_> {
             steps.extend(self.foreign_key(key));
         }
         steps.extend(self.under_old_names(&self.plan.target.name.to_string(), self.texts(names)));
+        steps.extend(self.ties.defaults.iter().map(|d| d.set()));
+        steps.extend(sequences::carry(self.plan, &self.ties.sequences));
         steps.extend(views::drops(self.plan, self.ties, names));
         steps.extend(self.settle_in(names));
         steps
@@ -134,7 +141,7 @@ impl Carry<'_> {
     /// What is made of texts that name columns.
     fn texts(&self, names: &Names) -> Vec<String> {
         let table = self.plan.target.name.to_string();
-        let mut steps = Vec::new();
+        let mut steps = functions::creates(&self.ties.functions, self.role);
         for trigger in &self.ties.triggers {
             steps.extend(create_trigger(trigger, &table));
         }
@@ -309,6 +316,13 @@ fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
 pub(super) fn create_trigger(trigger: &Trigger, table: &str) -> Vec<String> {
     let mut steps = vec![trigger.definition.clone()];
     steps.extend(state_and_comment("TRIGGER", &trigger.name, table, trigger.enabled, &trigger.comment));
+    for extension in &trigger.extensions {
+        steps.push(format!(
+            "ALTER TRIGGER {} ON {table} DEPENDS ON EXTENSION {}",
+            Ident(&trigger.name),
+            Ident(extension)
+        ));
+    }
     steps
 }
 

@@ -1,5 +1,7 @@
 //! What of the ties cannot be carried through this change, by name and with the way out. Pure.
 
+use super::functions;
+use super::sequences;
 use super::text;
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties, View};
@@ -58,6 +60,17 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(judge.mentions(&what, &p.mentions));
     }
     found.extend(judge.views(ties));
+    for function in &ties.functions {
+        let what = &function.description;
+        found.extend(owned(what, function.owned));
+        found.extend(judge.mentions(what, &function.mentions));
+        found.extend(judge.by_place(what, &function.definition));
+        found.extend(functions::judge(function));
+    }
+    for default in &ties.defaults {
+        found.extend(owned(&default.what(), default.owned));
+    }
+    found.extend(sequences::judge(plan, &ties.sequences));
     found
 }
 

@@ -4,9 +4,12 @@
 //! What is not in here and depends on the table is found, and refused by name, by [`crate::preflight`].
 
 mod carry;
+mod defaults;
+mod functions;
 mod judge;
 mod made;
 mod read;
+mod sequences;
 mod stored;
 mod text;
 mod trial;
@@ -15,7 +18,10 @@ mod views;
 use serde::Deserialize;
 
 pub use carry::Carry;
+pub use defaults::OtherDefault;
+pub use functions::{Function, set_aside_sql};
 pub use made::{Recipe, made};
+pub use sequences::OwnedSequence;
 pub use stored::{Rows, Stored};
 
 use crate::error::Failure;
@@ -44,12 +50,23 @@ pub struct Ties {
     pub publications: Vec<Publication>,
     /// Views on it and on those views, materialized ones too, nearest first.
     pub views: Vec<View>,
+    /// Functions and procedures that read it or have its row type in their signature.
+    pub functions: Vec<Function>,
+    /// Defaults of other tables that name it or its row type.
+    pub defaults: Vec<OtherDefault>,
+    /// Sequences of its columns.
+    pub sequences: Vec<OwnedSequence>,
 }
 
 impl Ties {
     /// Reads them, under an empty search path. `publication` is the migration's own, and no tie.
     pub async fn read(conn: &Conn, oid: u32, publication: &str, version: u32) -> Result<Ties, Failure> {
         read::ties(conn, oid, publication, version).await
+    }
+
+    /// What cannot be carried through any change, which planning may stumble over.
+    pub fn never(&self) -> Vec<Finding> {
+        self.functions.iter().flat_map(functions::judge).collect()
     }
 
     /// What cannot be carried through this change, as far as the picture itself shows it.
@@ -135,6 +152,8 @@ pub struct Trigger {
     pub mentions: Vec<String>,
     /// Its comment.
     pub comment: Option<String>,
+    /// Extensions that it was told to depend on.
+    pub extensions: Vec<String>,
 }
 
 /// A rule.
@@ -266,6 +285,8 @@ pub struct View {
     pub creatable: bool,
     /// Whether it reads the table itself, not another view only.
     pub direct: bool,
+    /// Whether a column of it has the table's row type.
+    pub typed: bool,
     /// Views of the list that it reads.
     pub uses: Vec<u32>,
     /// Columns of the table that it names.

@@ -1,6 +1,9 @@
 //! The catalog's side of [`Ties`]: one query a kind, each giving JSON. Read under an empty search path, so every name in
 //! every text is qualified.
 
+use super::defaults::{self, OtherDefault};
+use super::functions::{self, Function};
+use super::sequences::{self, OwnedSequence};
 use super::stored;
 use super::{ForeignKey, Policy, Publication, Rule, Security, Statistics, Ties, Trigger, View};
 use crate::error::Failure;
@@ -31,7 +34,26 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
             view.stored = Some(stored::read(conn, view.oid).await?);
         }
     }
-    Ok(Ties { outgoing, incoming, triggers, rules, policies, security, statistics, publications, views })
+    // Membership without SET came with 16.
+    let give = if version >= 160_000 { "SET" } else { "MEMBER" };
+    let functions = with_mentions(&functions::QUERY.replace("$give", give), "pg_proc", "p.oid");
+    let functions: Vec<Function> = json(conn, "read functions", &functions).await?;
+    let defaults: Vec<OtherDefault> = json(conn, "read defaults", &sql(defaults::QUERY)).await?;
+    let sequences: Vec<OwnedSequence> = json(conn, "read sequences", &sql(sequences::QUERY)).await?;
+    Ok(Ties {
+        outgoing,
+        incoming,
+        triggers,
+        rules,
+        policies,
+        security,
+        statistics,
+        publications,
+        views,
+        functions,
+        defaults,
+        sequences,
+    })
 }
 
 /// Extended statistics over this table or materialized view.
@@ -92,7 +114,10 @@ const TRIGGERS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
     'mentions', $mentions,
-    'comment', pg_catalog.obj_description(g.oid, 'pg_trigger')) ORDER BY g.tgname), '[]')
+    'comment', pg_catalog.obj_description(g.oid, 'pg_trigger'),
+    'extensions', (SELECT coalesce(json_agg(e.extname ORDER BY e.extname), '[]') FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = g.oid AND d.deptype = 'x')) ORDER BY g.tgname), '[]')
 FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND g.tgrelid = $1";
 
 /// Of the table itself, and those of other relations that mention it.
@@ -163,7 +188,14 @@ WITH RECURSIVE uses AS (
       -- Those that another migration of ours is making are its own affair.
       AND c.relnamespace IS DISTINCT FROM pg_catalog.to_regnamespace('pgrecast')::oid
     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-      AND d.refobjid <> w.ev_class),
+      AND d.refobjid <> w.ev_class
+    UNION
+    -- One may spell the row type and read no row.
+    SELECT w.ev_class, me.oid FROM pg_catalog.pg_class me JOIN pg_catalog.pg_type y ON y.oid = me.reltype
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (y.oid, y.typarray)
+    JOIN pg_catalog.pg_rewrite w ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN'
+    JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind = 'v'
+    WHERE me.oid = $1),
 above AS (
     SELECT view, 1 AS depth FROM uses WHERE used = $1
     UNION
@@ -176,6 +208,8 @@ SELECT coalesce(json_agg(json_build_object(
     'definition', pg_catalog.pg_get_viewdef(c.oid), 'options', coalesce(to_json(c.reloptions), '[]'),
     'owner', pg_catalog.pg_get_userbyid(c.relowner), 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'direct', EXISTS (SELECT 1 FROM uses u WHERE u.view = c.oid AND u.used = $1),
+    'typed', EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a, pg_catalog.pg_type y, pg_catalog.pg_class me
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND me.oid = $1 AND y.oid = me.reltype AND a.atttypid IN (y.oid, y.typarray)),
     'uses', (SELECT coalesce(json_agg(u.used::int8), '[]') FROM uses u JOIN views w ON w.oid = u.used WHERE u.view = c.oid),
     'mentions', (SELECT coalesce(json_agg(DISTINCT a.attname), '[]') FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class = c.oid

@@ -5,8 +5,8 @@ use pg_query::protobuf::{KeywordKind, ScanToken, Token};
 use crate::error::Failure;
 use crate::pg::{Ident, Literal, QualifiedName};
 
-/// The text with every mention of one relation replaced. Where the new name is another one, what has no alias gets the
-/// old name as its alias: columns are called by it.
+/// The text with every mention of one relation, and of its row type, replaced. Where the new name is another one, what has
+/// no alias gets the old name as its alias: columns are called by it.
 pub fn renamed(text: &str, from: &QualifiedName, to: &QualifiedName) -> Result<String, Failure> {
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;
@@ -14,7 +14,7 @@ pub fn renamed(text: &str, from: &QualifiedName, to: &QualifiedName) -> Result<S
         out.push_str(&text[copied..mention.start]);
         match mention.kind {
             Kind::Literal => out.push_str(&Literal(&to.to_string()).to_string()),
-            Kind::Relation { named: true, .. } => out.push_str(&to.to_string()),
+            Kind::RowType | Kind::Relation { named: true, .. } => out.push_str(&to.to_string()),
             Kind::Relation { named: false, .. } if to.name == from.name => out.push_str(&to.to_string()),
             Kind::Relation { named: false, .. } => out.push_str(&format!("{to} AS {}", Ident(&from.name))),
         }
@@ -40,12 +40,14 @@ struct Mention {
 enum Kind {
     /// By its name, with an alias or without one, which may have a list of columns.
     Relation { named: bool, column_list: bool },
+    /// Its row type, in a cast.
+    RowType,
     /// As a constant of type `regclass`.
     Literal,
 }
 
-/// In texts that the server spells under an empty search path a relation is always `schema.name`, and nothing else is but
-/// types and functions, which stand where no relation can.
+/// In texts that the server spells under an empty search path a relation is always `schema.name`, and so is its row type;
+/// besides these only other types and functions are, and before a parenthesis a function is meant, but in INSERT INTO.
 fn mentions(text: &str, of: &QualifiedName) -> Result<Vec<Mention>, Failure> {
     let tokens = pg_query::scan(text).map_err(|e| Failure::failed(format!("cannot read {text}: {e}")))?.tokens;
     let is = |token: &ScanToken, name: &str| {
@@ -58,19 +60,24 @@ fn mentions(text: &str, of: &QualifiedName) -> Result<Vec<Mention>, Failure> {
     for (n, window) in tokens.windows(3).enumerate() {
         let [schema, between, name] = window else { continue };
         let before = n.checked_sub(1).and_then(kind);
+        let into = before == Some(Token::Into as i32);
         let relation = between.token == dot
             && is(schema, &of.schema)
             && is(name, &of.name)
             && before != Some(dot)
-            && before != Some(cast)
-            && kind(n + 3) != Some(open);
+            && (into || kind(n + 3) != Some(open));
         if let (true, Ok(start), Ok(end)) = (relation, usize::try_from(schema.start), usize::try_from(name.end)) {
             let alias = if kind(n + 3) == Some(Token::As as i32) { n + 4 } else { n + 3 };
             let named = tokens
                 .get(alias)
                 .is_some_and(|t| t.token == Token::Ident as i32 || t.keyword_kind() == KeywordKind::UnreservedKeyword);
-            let column_list = named && kind(alias + 1) == Some(open);
-            found.push(Mention { start, end, kind: Kind::Relation { named, column_list } });
+            // INSERT INTO lists columns by their names.
+            let column_list = !into && named && kind(alias + 1) == Some(open);
+            let kind = match before == Some(cast) {
+                true => Kind::RowType,
+                false => Kind::Relation { named, column_list },
+            };
+            found.push(Mention { start, end, kind });
         }
         // 'schema.name'::regclass
         let constant = schema.token == Token::Sconst as i32 && between.token == cast && is(name, "regclass");
@@ -109,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relations_are_replaced_and_nothing_else() {
+    fn relations_and_row_types_are_replaced_and_nothing_else() {
         let from = QualifiedName::new("public", "T x");
         let to = QualifiedName::new("pg_temp", "T x");
-        let text = r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::public."T x" FROM (public."T x" JOIN public.t ON true)"#;
+        let text = r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::public."T x"[] FROM (public."T x" JOIN public.t ON true); INSERT INTO public."T x" (id) VALUES (1)"#;
         assert_eq!(
             renamed(text, &from, &to).ok().as_deref(),
             Some(
-                r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::public."T x" FROM ("pg_temp"."T x" JOIN public.t ON true)"#
+                r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::"pg_temp"."T x"[] FROM ("pg_temp"."T x" JOIN public.t ON true); INSERT INTO "pg_temp"."T x" (id) VALUES (1)"#
             )
         );
     }
@@ -150,6 +157,7 @@ mod tests {
         assert_eq!(lists("SELECT x.b FROM public.t x(a, b)"), Some(true));
         assert_eq!(lists("SELECT x.b FROM (public.t t_1(a, b) JOIN public.u USING (a))"), Some(true));
         assert_eq!(lists("SELECT count(*) FROM public.t x WHERE (x.a > 1)"), Some(false));
+        assert_eq!(lists("INSERT INTO public.t AS x (a, b) VALUES (1, 2)"), Some(false));
         assert_eq!(lists("SELECT 1 FROM public.t WHERE (EXISTS (SELECT 1 FROM public.u x(a)))"), Some(false));
         assert_eq!(lists("SELECT 1 FROM (public.u JOIN public.t USING (a))"), Some(false));
     }

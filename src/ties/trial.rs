@@ -2,6 +2,7 @@
 //! server would refuse then, it refuses here, before anything is touched.
 
 use super::carry::{self, Carry};
+use super::functions;
 use super::text::renamed;
 use super::views;
 use super::{Stored, Ties};
@@ -117,6 +118,12 @@ impl Trial<'_> {
             probes.push(self.of_text(format!("policy {}", plain_ident(&p.name)), statements));
         }
         probes.extend(self.views()?);
+        for f in &self.ties.functions {
+            probes.push(self.of_text(f.description.clone(), functions::trial(f, source, &self.model)?));
+        }
+        for d in &self.ties.defaults {
+            probes.push((d.what(), d.trial(source, &self.model)?));
+        }
         Ok(probes)
     }
 

@@ -15,7 +15,7 @@ pub(super) enum Fate {
     Kept,
     /// CREATE OR REPLACE: its oid, and everything that hangs on it, stays.
     Replaced,
-    /// Dropped and created: a column of it may have another type now.
+    /// Dropped and created: a column of it may have another type now, or has the table's row type.
     Remade,
     /// A materialized view, which cannot be replaced: another one is filled before the swap and takes its place.
     Filled,
@@ -28,8 +28,9 @@ pub(super) fn fates(plan: &Plan, ties: &Ties) -> Vec<Fate> {
     let (mut retyped, mut renewed) = (HashSet::new(), HashSet::new());
     let mut fates = Vec::new();
     for view in &ties.views {
-        let other_types =
-            view.mentions.iter().any(|c| changed.contains(c.as_str())) || view.uses.iter().any(|v| retyped.contains(v));
+        let other_types = view.typed
+            || view.mentions.iter().any(|c| changed.contains(c.as_str()))
+            || view.uses.iter().any(|v| retyped.contains(v));
         let reads_new = view.direct || view.uses.iter().any(|v| renewed.contains(v));
         let fate = match (view.stored.is_some(), other_types, reads_new) {
             (true, true, _) | (true, false, true) => Fate::Filled,

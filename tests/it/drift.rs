@@ -29,6 +29,7 @@ const LATE_DDL: &[&str] = &[
     "COMMENT ON TABLE t IS 'theirs'",
     "CREATE MATERIALIZED VIEW theirs AS SELECT NULL::t IS NULL AS x",
     "CREATE TABLE theirs () INHERITS (t)",
+    "CREATE FUNCTION one(t) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE VIEW theirs AS SELECT one(t) FROM t",
 ];
 
 /// What is carried, whenever it was made, and a query that shows it on the new table.
@@ -55,6 +56,15 @@ const CARRIED: &[(&str, &str)] = &[
         "SELECT p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.oid = 't'::regclass AND c.relrowsecurity",
     ),
     ("CREATE STATISTICS theirs ON u, v FROM t", "SELECT stxname FROM pg_statistic_ext WHERE stxrelid = 't'::regclass"),
+    (
+        "CREATE FUNCTION theirs(t) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SELECT proname FROM pg_proc WHERE oid = 'theirs(t)'::regprocedure",
+    ),
+    ("CREATE FUNCTION theirs() RETURNS text RETURN (SELECT 'theirs' FROM t WHERE id = 30000)", "SELECT theirs()"),
+    (
+        "CREATE TABLE other (r regclass DEFAULT 't'::regclass)",
+        "SELECT 'theirs' FROM pg_attrdef d WHERE d.adrelid = 'other'::regclass AND pg_get_expr(d.adbin, 0) LIKE '''t''::%'",
+    ),
     (
         "GRANT SELECT (id) ON t TO theirs",
         "SELECT grantee FROM information_schema.column_privileges WHERE table_name = 't' AND grantee = 'theirs'",

@@ -451,7 +451,6 @@ fn what_cannot_go_with_the_change_is_refused_by_name() {
             "ALTER b TYPE bytea USING b::bytea",
             &["policy p", "does not go with the change"],
         ),
-        ("CREATE FUNCTION f(t) RETURNS int LANGUAGE sql AS 'SELECT 1'", "", &["function public.f(public.t)"]),
     ] {
         let db = Db::new();
         db.sql(TABLE);
