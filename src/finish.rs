@@ -7,6 +7,7 @@ use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::shape::Shape;
 use crate::plan::types::IdentityChange;
+use crate::ties::{Owed, Whole, validate};
 
 /// Removes slot, publication, shadow and journal, and gives the source its replica identity back where it still is the
 /// table the application uses.
@@ -111,28 +112,68 @@ pub fn identity(shape: &Shape, rename: impl Fn(&str) -> String) -> String {
     }
 }
 
-/// VALIDATE CONSTRAINT, of a table given as SQL.
-pub fn validate(table: &str, key: &str) -> String {
-    format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", Ident(key))
-}
-
-/// Validates the foreign keys that the swap left NOT VALID; one that has gone since needs it no more.
-pub async fn validate_keys(context: &Context, conn: &Conn) -> Result<(), Failure> {
+/// Completes the foreign keys that the swap left unchecked; one that has gone since needs it no more.
+pub async fn complete_keys(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let sql = format!("SELECT to_validate::text FROM pgrecast.migration WHERE id = {}", context.id);
     let text = conn.scalar("read keys to validate", &sql).await?.unwrap_or_else(|| "[]".to_owned());
-    let keys: Vec<(String, String)> = serde_json::from_str(&text)
+    let keys: Vec<Owed> = serde_json::from_str(&text)
         .map_err(|e| Failure::failed(format!("the control row of migration {} cannot be read: {e}", context.id)))?;
-    for (table, key) in keys {
-        let still = format!(
-            "SELECT count(*) FROM pg_catalog.pg_constraint WHERE conrelid = to_regclass({}) AND conname = {} AND NOT convalidated",
-            Literal(&table),
-            Literal(&key)
-        );
-        if conn.scalar("look for foreign key", &still).await?.as_deref() == Some("1") {
-            patiently(conn, "validate foreign key", &validate(&table, &key)).await?;
+    for owed in keys {
+        match &owed.whole {
+            None => validate_key(conn, &owed).await?,
+            Some(whole) => complete_whole(context, conn, &owed, whole).await?,
         }
     }
     Ok(())
+}
+
+async fn validate_key(conn: &Conn, owed: &Owed) -> Result<(), Failure> {
+    let still = format!(
+        "SELECT count(*) FROM pg_catalog.pg_constraint WHERE conrelid = to_regclass({}) AND conname = {} AND NOT convalidated",
+        Literal(&owed.table),
+        Literal(&owed.key)
+    );
+    if conn.scalar("look for foreign key", &still).await?.as_deref() == Some("1") {
+        patiently(conn, "validate foreign key", &owed.statement()).await?;
+    }
+    Ok(())
+}
+
+/// The key of a partitioned table, once all its partitions have theirs and they are validated.
+async fn complete_whole(context: &Context, conn: &Conn, owed: &Owed, whole: &Whole) -> Result<(), Failure> {
+    let (table, key) = (&owed.table, &owed.key);
+    let wanting = format!(
+        "SELECT count(*) FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({}) AND c.relkind = 'p' \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.conname = {})",
+        Literal(table),
+        Literal(key)
+    );
+    if conn.scalar("look for foreign key", &wanting).await?.as_deref() != Some("1") {
+        return Ok(());
+    }
+    for row in conn.simple("find late partitions", &whole.late_partitions(table, key)).await? {
+        let [Some(partition), Some(there)] = row.as_slice() else { continue };
+        if there != "t" {
+            patiently(conn, "add foreign key", &whole.share(partition, key)).await?;
+        }
+        patiently(conn, "validate foreign key", &validate(partition, key)).await?;
+    }
+    // The partitions' own triggers on the table go, for which the server locks it as a whole. Some applications come to
+    // the one table first and some to the other, so both orders are tried in turn.
+    let past_vacuum = context.past_vacuum(format!("{}, {table}", whole.refers_to), context.connector.lock_timeout());
+    let mut locks = [
+        format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"),
+        format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", whole.refers_to),
+    ];
+    let mut retry = crate::retry::Retry::new();
+    loop {
+        let sql = format!("{past_vacuum}; {}; {}", locks.join("; "), owed.statement());
+        match conn.batch("complete foreign key", &sql).await {
+            Ok(()) => return Ok(()),
+            Err(e) => retry.after(e).await?,
+        }
+        locks.reverse();
+    }
 }
 
 /// Drops shadow, with the views that were made on it, and journal.

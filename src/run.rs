@@ -301,7 +301,7 @@ impl Run {
         let conn = context.connector.open(Role::Control).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
-        finish::validate_keys(context, &conn).await?;
+        finish::complete_keys(context, &conn).await?;
         if context.plan.key.needs_helper_index {
             let helper = context.plan.target.name.sibling(context.names.helper_index().name);
             finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))

@@ -5,7 +5,6 @@ use crate::cli::MigrateOptions;
 use crate::copy::Statements as CopyStatements;
 use crate::cutover::Swap;
 use crate::error::Failure;
-use crate::finish;
 use crate::flush::Statements as FlushStatements;
 use crate::index;
 use crate::plan::types::{Names, Plan};
@@ -145,9 +144,12 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         steps.push(step("cut over", statement, "ACCESS EXCLUSIVE", "the same"));
     }
     steps.push(step("cut over", "COMMIT".to_owned(), "released", NOBODY));
-    for (table, key) in carry.to_validate() {
-        let statement = finish::validate(&table.to_string(), &key);
-        steps.push(step("finish", statement, "SHARE UPDATE EXCLUSIVE on that one", "DDL and vacuum of that table"));
+    for owed in carry.owed() {
+        let (lock, stops) = match owed.whole {
+            None => ("SHARE UPDATE EXCLUSIVE on that one", "DDL and vacuum of that table"),
+            Some(_) => ("ACCESS EXCLUSIVE on the table, SHARE ROW EXCLUSIVE on that one", "the same, for a moment"),
+        };
+        steps.push(step("finish", owed.statement(), lock, stops));
     }
     Ok(steps)
 }

@@ -1,24 +1,20 @@
-//! Owner's grants on the table, its columns and its identity sequences, carried as they are.
+//! Grants on the table, its columns and its identity sequences, carried as they are: each by the role that gave it.
 
 use crate::error::Failure;
-use crate::pg::sql::grantee;
+use crate::pg::sql::grantee as grantee_sql;
 use crate::pg::{Conn, Ident};
 use crate::plan::read;
 use crate::plan::types::{Names, Plan};
+use crate::ties::Grant;
+use crate::ties::grants::in_order;
 
 /// One privilege.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-pub struct Grant {
-    /// The role; `None` for PUBLIC.
-    pub grantee: Option<String>,
-    /// `SELECT`, `INSERT` …
-    pub privilege: String,
-    /// WITH GRANT OPTION.
-    pub grantable: bool,
-    /// The source's column, for a column privilege.
-    pub column: Option<String>,
+struct OfSource {
+    #[serde(flatten)]
+    grant: Grant,
     /// The source's column whose identity sequence it is on.
-    pub sequence_of: Option<String>,
+    sequence_of: Option<String>,
 }
 
 /// The source's grants, and the roles that default privileges gave something on the shadow.
@@ -26,7 +22,7 @@ pub struct Grant {
 pub struct Acl {
     /// Whether the source's list differs from what an owner has by default.
     explicit: bool,
-    grants: Vec<Grant>,
+    grants: Vec<OfSource>,
     by_default: Vec<Option<String>>,
     by_default_on_sequences: Vec<Option<String>>,
 }
@@ -36,15 +32,18 @@ SELECT json_build_object(
     'explicit', (SELECT relacl IS NOT NULL FROM pg_catalog.pg_class WHERE oid = $1),
     'grants', coalesce((SELECT json_agg(g) FROM (
         SELECT r.rolname AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable,
-               NULL::name AS column, NULL::name AS sequence_of
+               NULL::name AS column, NULL::name AS sequence_of,
+               CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END AS grantor
         FROM pg_catalog.pg_class c, aclexplode(c.relacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE c.oid = $1
         UNION ALL
-        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname, NULL
-        FROM pg_catalog.pg_attribute a, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname, NULL,
+               CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL
-        SELECT r.rolname, x.privilege_type, x.is_grantable, NULL, a.attname
+        SELECT r.rolname, x.privilege_type, x.is_grantable, NULL, a.attname,
+               CASE WHEN x.grantor <> s.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END
         FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid,
         aclexplode(s.relacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
@@ -73,58 +72,42 @@ impl Acl {
     /// The statements that give the new table what the old one has, once it stands under its final name.
     pub fn statements(&self, plan: &Plan) -> Vec<String> {
         let table = plan.target.name.to_string();
-        let role = |r: &Option<String>| grantee(r.as_deref());
         let mut steps = Vec::new();
         for grantee in &self.by_default {
-            steps.push(format!("REVOKE ALL ON {table} FROM {}", role(grantee)));
+            steps.push(format!("REVOKE ALL ON {table} FROM {}", grantee_sql(grantee.as_deref())));
         }
-        let of_table = |g: &&Grant| g.column.is_none() && g.sequence_of.is_none();
         if self.explicit {
             // The owner's own privileges are part of the list.
             steps.push(format!("REVOKE ALL ON {table} FROM {}", Ident(&plan.source.owner)));
         } else if !self.by_default.is_empty() {
             steps.push(format!("GRANT ALL ON {table} TO {}", Ident(&plan.source.owner)));
         }
-        let option = |g: &Grant| if g.grantable && g.grantee.is_some() { " WITH GRANT OPTION" } else { "" };
-        for g in self.grants.iter().filter(of_table) {
-            // An owner always has the grant option; saying so would be kept as a grant to oneself.
-            let own = g.grantee.as_ref() == Some(&plan.source.owner);
-            let with = if own { "" } else { option(g) };
-            steps.push(format!("GRANT {} ON {table} TO {}{with}", g.privilege, role(&g.grantee)));
-        }
-        for g in &self.grants {
-            let kept = |source: &Option<String>| {
-                source.as_ref().and_then(|s| plan.columns.iter().find(|c| c.source.as_ref() == Some(s)))
+        for g in in_order(self.grants.iter().filter(|g| g.sequence_of.is_none()).map(|g| &g.grant)) {
+            let column = match &g.column {
+                None => None,
+                Some(before) => match plan.name_after(before) {
+                    Some(after) => Some(after),
+                    None => continue,
+                },
             };
-            if let Some(column) = kept(&g.column) {
-                let column = Ident(&column.name);
-                steps.push(format!("GRANT {} ({column}) ON {table} TO {}{}", g.privilege, role(&g.grantee), option(g)));
-            }
+            steps.extend(g.statements(&table, column, &plan.source.owner));
         }
-        steps.extend(self.on_sequences(plan, &role, &option));
+        steps.extend(self.on_sequences(plan));
         steps
     }
 
-    fn on_sequences(
-        &self,
-        plan: &Plan,
-        role: &dyn Fn(&Option<String>) -> String,
-        option: &dyn Fn(&Grant) -> &'static str,
-    ) -> Vec<String> {
+    fn on_sequences(&self, plan: &Plan) -> Vec<String> {
         let mut steps = Vec::new();
         for column in plan.target.columns.iter().filter(|c| c.origin.is_identity()) {
             let Some(sequence) = &column.sequence else { continue };
             let source = plan.columns.iter().find(|c| c.name == column.name).and_then(|c| c.source.as_ref());
             let name = plan.target.name.sibling(sequence.name.name.clone());
-            let grants: Vec<&Grant> =
-                self.grants.iter().filter(|g| g.sequence_of.is_some() && g.sequence_of.as_ref() == source).collect();
+            let grants = self.grants.iter().filter(|g| g.sequence_of.is_some() && g.sequence_of.as_ref() == source);
             for grantee in self.by_default_on_sequences.iter().filter(|g| g.as_ref() != Some(&plan.source.owner)) {
-                steps.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", role(grantee)));
+                steps.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", grantee_sql(grantee.as_deref())));
             }
-            for g in grants {
-                let own = g.grantee.as_ref() == Some(&plan.source.owner);
-                let with = if own { "" } else { option(g) };
-                steps.push(format!("GRANT {} ON SEQUENCE {name} TO {}{with}", g.privilege, role(&g.grantee)));
+            for g in in_order(grants.map(|g| &g.grant)) {
+                steps.extend(g.statements(&format!("SEQUENCE {name}"), None, &plan.source.owner));
             }
         }
         steps

@@ -195,7 +195,7 @@ async fn keep_vacuum_away(
     lock_wait: Duration,
     carry: &Carry<'_>,
 ) -> Result<Option<String>, Failure> {
-    let others: String = carry.tables().iter().map(|table| format!(", ONLY {table}")).collect();
+    let others: String = carry.tables().iter().map(|table| format!(", {table}")).collect();
     let quiet: String = carry.quiet().iter().map(|statement| format!("; {statement}")).collect();
     let tables = format!("{}{others}", context.plan.source.name);
     let sql = format!(

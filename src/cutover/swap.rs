@@ -68,12 +68,10 @@ impl Swap<'_> {
         steps.extend(self.settings());
         steps.extend(self.carry.take_hold(self.names));
         let old = self.old_table();
-        let to_validate: Vec<[String; 2]> =
-            self.carry.to_validate().into_iter().map(|(table, key)| [table.to_string(), key]).collect();
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb WHERE id = {}",
             Literal(&old.plain()),
-            Literal(&serde_json::json!(to_validate).to_string()),
+            Literal(&serde_json::json!(self.carry.owed()).to_string()),
             self.id
         ));
         steps.push(Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped));

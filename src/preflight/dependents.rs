@@ -64,16 +64,20 @@ loose AS (
     UNION ALL
     SELECT 'child', 'child table ' || i.inhrelid::regclass FROM pg_catalog.pg_inherits i, me WHERE i.inhparent = me.oid
     UNION ALL
-    SELECT 'publication', 'publication ' || quote_ident(p.pubname) || ' for all tables' FROM pg_catalog.pg_publication p WHERE p.puballtables
+    SELECT 'publication of all', 'publication ' || quote_ident(p.pubname) || ' for all tables' FROM pg_catalog.pg_publication p WHERE p.puballtables
     UNION ALL
-    SELECT 'publication', 'publication ' || quote_ident(p.pubname) || ' for tables in schema'
-    FROM pg_catalog.pg_publication p, pg_catalog.pg_publication_tables pt, pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, me
-    WHERE c.oid = me.oid AND pt.pubname = p.pubname AND pt.schemaname = n.nspname AND pt.tablename = c.relname AND NOT p.puballtables
-      AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = me.oid)
+    -- PostgreSQL 15 and later.
+    SELECT 'publication of ours', pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d
+    WHERE d.classid = to_regclass('pg_catalog.pg_publication_namespace') AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
+      AND d.refobjid = to_regnamespace('pgrecast')
     UNION ALL
-    SELECT 'security label', 'security label of provider ' || s.provider FROM pg_catalog.pg_seclabel s, me
-    WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid = me.oid
+    SELECT 'security label', 'security label of provider ' || s.provider || ' on ' || pg_catalog.pg_describe_object(s.classoid, s.objoid, s.objsubid)
+    FROM pg_catalog.pg_seclabel s, me
+    WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND (s.objoid = me.oid OR s.objoid IN (
+            SELECT q.oid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class q ON q.oid = d.objid AND q.relkind = 'S'
+            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+              AND d.refobjid = me.oid AND d.deptype = 'i'))
+       OR s.classoid = 'pg_catalog.pg_type'::regclass AND s.objoid IN (me.reltype, me.array_type)
     UNION ALL
     SELECT 'temporal key', 'constraint ' || quote_ident(k.conname) FROM pg_catalog.pg_constraint k, me
     WHERE k.conrelid = me.oid AND pg_catalog.pg_get_constraintdef(k.oid) LIKE '%WITHOUT OVERLAPS)%'
@@ -122,10 +126,11 @@ pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Fail
     for text in rows.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let d: Dependent = serde_json::from_str(&text)
             .map_err(|e| Failure::failed(format!("find dependents: unexpected catalog content: {e}")))?;
-        found.push(Finding::new(
-            format!("{} is tied to the table and would not be carried", d.description),
-            hint(&d.kind),
-        ));
+        let trouble = match d.kind.as_str() {
+            "publication of all" | "publication of ours" => "has the shadow in it, which no subscriber has",
+            _ => "is tied to the table and would not be carried",
+        };
+        found.push(Finding::new(format!("{} {trouble}", d.description), hint(&d.kind)));
     }
     Ok(found)
 }
@@ -133,8 +138,11 @@ pub(super) async fn findings(conn: &Conn, oid: u32) -> Result<Vec<Finding>, Fail
 fn hint(kind: &str) -> &'static str {
     match kind {
         "materialized view" => "It goes by the table's row type: drop it and create it again afterwards.",
-        "publication" => {
-            "Take the table out of the publication and add it again afterwards; its subscribers must follow."
+        "publication of all" => {
+            "Publish tables by name or by schema instead: a publication of all tables cannot leave one out."
+        }
+        "publication of ours" => {
+            "Take schema pgrecast out of the publication: ALTER PUBLICATION … DROP TABLES IN SCHEMA."
         }
         "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "row type" => {
@@ -147,7 +155,9 @@ fn hint(kind: &str) -> &'static str {
         "dependence on an extension" => "ALTER INDEX … NO DEPENDS ON EXTENSION for the time.",
         "default" => "It cannot be set again without a rewrite: drop the column or its default first.",
         "temporal key" => "This version does not carry keys WITHOUT OVERLAPS.",
-        "security label" => "This version does not carry security labels.",
+        "security label" => {
+            "Only its provider may set a label, and it need not let this role: take it off, and set it again afterwards."
+        }
         "extension membership" => "A table of an extension cannot be replaced.",
         _ => "This version carries neither it nor its kind: drop it and create it again afterwards.",
     }

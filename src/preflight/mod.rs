@@ -4,9 +4,11 @@
 //! the table, what hangs on it.
 
 mod dependents;
+mod grantors;
 mod server;
 mod table;
 
+pub use grantors::Obstacle;
 pub use server::ServerFacts;
 pub use table::find_table;
 
@@ -39,6 +41,7 @@ pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Find
 /// What became of the table since: an empty list means that a swap loses nothing.
 pub async fn look_again(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
     let mut findings = table::findings(conn, facts, oid).await?;
+    findings.extend(grantors::findings(conn, facts, oid).await?);
     findings.extend(dependents::findings(conn, oid).await?);
     Ok(findings)
 }

@@ -46,7 +46,6 @@ struct Facts {
     is_owner: bool,
     schema_create: bool,
     owner_schema_create: bool,
-    foreign_grantors: bool,
 }
 
 const FACTS: &str = "
@@ -56,10 +55,7 @@ SELECT json_build_object('schema', n.nspname, 'name', c.relname, 'kind', c.relki
     'typed', c.reloftype <> 0, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
     'is_owner', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'schema_create', has_schema_privilege(n.oid, 'CREATE'),
-    'owner_schema_create', has_schema_privilege(c.relowner, n.oid, 'CREATE'),
-    'foreign_grantors', EXISTS (SELECT 1 FROM aclexplode(c.relacl) x WHERE x.grantor <> c.relowner) OR EXISTS (
-        SELECT 1 FROM pg_catalog.pg_attribute a, aclexplode(a.attacl) x
-        WHERE a.attrelid = c.oid AND NOT a.attisdropped AND x.grantor <> c.relowner))
+    'owner_schema_create', has_schema_privilege(c.relowner, n.oid, 'CREATE'))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.oid = ";
 
@@ -113,12 +109,6 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
         found.push(Finding::new(
             format!("owner {} may not create tables in schema {}", plain_ident(&f.owner), plain_ident(&f.schema)),
             format!("GRANT CREATE ON SCHEMA {} TO {}.", plain_ident(&f.schema), plain_ident(&f.owner)),
-        ));
-    }
-    if f.foreign_grantors {
-        found.push(Finding::new(
-            format!("a privilege on {table} was granted by a role other than its owner"),
-            "This version carries grants of the owner only: revoke it and let the owner grant it.",
         ));
     }
     Ok(found)

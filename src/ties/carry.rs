@@ -3,7 +3,7 @@
 use super::functions;
 use super::sequences;
 use super::views::{self, Fate};
-use super::{ForeignKey, Policy, Publication, Rule, Statistics, Ties, Trigger};
+use super::{End, ForeignKey, Policy, Publication, Rule, Statistics, Ties, Trigger};
 use crate::pg::sql::ident_list;
 use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::types::{Names, Plan};
@@ -36,10 +36,10 @@ impl Carry<'_> {
 
     /// The lock on the source.
     pub fn own_lock(&self) -> String {
-        exclusive(&self.plan.source.name.to_string())
+        exclusive(&format!("ONLY {}", self.plan.source.name))
     }
 
-    /// Tables beside the source of which autovacuum is to keep away.
+    /// Tables beside the source of which autovacuum is to keep away, each as LOCK TABLE calls it.
     pub fn tables(&self) -> Vec<String> {
         self.children().into_iter().chain(self.parents()).collect()
     }
@@ -47,7 +47,8 @@ impl Carry<'_> {
     /// Everything that is locked besides the source, for whoever looks who is in the way.
     pub fn locked(&self) -> Vec<u32> {
         let views = views::touched(self.plan, self.ties).into_iter().map(|view| view.oid);
-        let keys = self.ties.incoming.iter().map(|k| k.table.oid).chain(self.outwards().map(|k| k.refers_to.oid));
+        let ends = self.ties.incoming.iter().map(|k| &k.table).chain(self.outwards().map(|k| &k.refers_to));
+        let keys = ends.flat_map(|end| std::iter::once(end.oid).chain(end.partitions.iter().copied()));
         let mut all: Vec<u32> = views.chain(keys).chain(self.readers().map(|(oid, _)| oid)).collect();
         all.sort_unstable();
         all.dedup();
@@ -60,8 +61,8 @@ impl Carry<'_> {
 
     /// Tables that refer to the source, and those whose rules, policies and defaults name it.
     fn children(&self) -> Vec<String> {
-        let readers = self.readers().map(|(_, name)| name);
-        distinct(self.ties.incoming.iter().map(|k| &k.table.name).chain(readers).map(QualifiedName::to_string))
+        let readers = self.readers().map(|(_, name)| format!("ONLY {name}"));
+        distinct(self.ties.incoming.iter().map(|k| reach(&k.table)).chain(readers))
     }
 
     fn readers(&self) -> impl Iterator<Item = (u32, &QualifiedName)> {
@@ -76,7 +77,7 @@ impl Carry<'_> {
         let children = self.children();
         // LOCK TABLE asks for more than a foreign key does; the others are locked by what takes the old one off.
         let owned = self.outwards().filter(|k| k.refers_to.owned);
-        let mut all = distinct(owned.map(|k| k.refers_to.name.to_string()));
+        let mut all = distinct(owned.map(|k| reach(&k.refers_to)));
         all.retain(|p| !children.contains(p));
         all
     }
@@ -170,72 +171,13 @@ impl Carry<'_> {
     }
 
     /// Foreign keys of the table whose columns are all still there: the others go with a column, as in ALTER TABLE.
-    fn kept_outgoing(&self) -> impl Iterator<Item = &ForeignKey> {
+    pub(super) fn kept_outgoing(&self) -> impl Iterator<Item = &ForeignKey> {
         self.ties.outgoing.iter().filter(|k| self.stays(k))
     }
 
     /// Whether a foreign key is there afterwards: one of the table's own goes with its column.
     pub(super) fn stays(&self, key: &ForeignKey) -> bool {
         key.table.oid != self.plan.source.oid || key.columns.iter().all(|c| self.plan.name_after(c).is_some())
-    }
-
-    fn names_after(&self, columns: &[String]) -> String {
-        ident_list(columns.iter().filter_map(|c| self.plan.name_after(c)))
-    }
-
-    /// NOT VALID: new rows are checked at once, those there have been checked before. See [`Carry::to_validate`].
-    fn foreign_key(&self, key: &ForeignKey) -> Vec<String> {
-        let ours = |end: &super::End| end.oid == self.plan.source.oid;
-        let table = if ours(&key.table) { self.plan.target.name.to_string() } else { key.table.name.to_string() };
-        let parent = if ours(&key.refers_to) { &self.plan.target.name } else { &key.refers_to.name };
-        let validity = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
-        let mut steps = vec![format!(
-            "ALTER TABLE {table} ADD CONSTRAINT {} {} {validity}",
-            Ident(&key.name),
-            self.definition(key, parent)
-        )];
-        if let Some(comment) = &key.comment {
-            steps.push(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&key.name), Literal(comment)));
-        }
-        steps
-    }
-
-    /// `FOREIGN KEY … DEFERRABLE` that refers to `parent`, with columns as they are called afterwards.
-    pub(super) fn definition(&self, key: &ForeignKey, parent: &QualifiedName) -> String {
-        let source = self.plan.source.oid;
-        let side = |ours: bool, columns: &[String]| match ours {
-            true => self.names_after(columns),
-            false => ident_list(columns.iter().map(String::as_str)),
-        };
-        let columns = side(key.table.oid == source, &key.columns);
-        let referred = side(key.refers_to.oid == source, &key.key);
-        let mut text = format!("FOREIGN KEY ({columns}) REFERENCES {parent} ({referred})");
-        if !key.actions.is_empty() {
-            text.push_str(&format!(" {}", key.actions));
-        }
-        if let Some(action) = &key.on_delete {
-            text.push_str(&format!(" ON DELETE {action}"));
-        }
-        if let Some(only) = &key.on_delete_columns {
-            text.push_str(&format!(" ({})", side(key.table.oid == source, only)));
-        }
-        if key.deferrable {
-            text.push_str(" DEFERRABLE");
-        }
-        if key.deferred {
-            text.push_str(" INITIALLY DEFERRED");
-        }
-        text
-    }
-
-    /// Foreign keys to validate after the swap: (table, constraint). It takes no lock that stops reads or writes.
-    pub fn to_validate(&self) -> Vec<(QualifiedName, String)> {
-        let name = |key: &ForeignKey| match key.table.oid == self.plan.source.oid {
-            true => self.plan.target.name.clone(),
-            false => key.table.name.clone(),
-        };
-        let keys = self.kept_outgoing().chain(&self.ties.incoming);
-        keys.filter(|k| k.validated && k.enforced).map(|k| (name(k), k.name.clone())).collect()
     }
 
     /// Makes the shadow's extended statistics what they have to be, under names of ours; `there` are the names of those it
@@ -302,7 +244,12 @@ pub(super) fn create_statistics(s: &Statistics, own: &QualifiedName, table: &Qua
 }
 
 fn exclusive(table: &str) -> String {
-    format!("LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")
+    format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+}
+
+/// What LOCK TABLE has to call a table at one end of a foreign key: the key is also one of its partitions.
+fn reach(end: &End) -> String {
+    if end.kind == 'p' { end.name.to_string() } else { format!("ONLY {}", end.name) }
 }
 
 fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {

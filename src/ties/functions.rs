@@ -6,6 +6,7 @@
 use serde::Deserialize;
 
 use super::Grant;
+use super::grants::{hindered, in_order};
 use super::text::renamed;
 use crate::error::Failure;
 use crate::pg::sql::{grantee, plain_ident};
@@ -94,12 +95,7 @@ pub(super) fn judge(function: &Function) -> Vec<Finding> {
             "Drop that first and create it again afterwards.",
         )
     }));
-    if function.grants.iter().any(|g| g.foreign_grantor) {
-        found.push(Finding::new(
-            format!("a privilege on {what} was granted by a role other than its owner"),
-            "Revoke it and let the owner grant it.",
-        ));
-    }
+    found.extend(hindered(&function.grants, &what, &function.name.schema));
     if function.labelled {
         found.push(Finding::new(
             format!("{what} has to be made again, and has a security label"),
@@ -191,10 +187,7 @@ fn belongings(function: &Function, role: &str) -> Vec<String> {
     for one in everyone {
         steps.push(format!("REVOKE ALL ON {on} FROM {}", grantee(one.as_deref())));
     }
-    for g in &function.grants {
-        let option = if g.grantable && g.grantee.is_some() && g.grantee != owner { " WITH GRANT OPTION" } else { "" };
-        steps.push(format!("GRANT {} ON {on} TO {}{option}", g.privilege, grantee(g.grantee.as_deref())));
-    }
+    steps.extend(in_order(&function.grants).iter().flat_map(|g| g.statements(&on, None, &function.owner)));
     steps
 }
 
@@ -224,8 +217,9 @@ SELECT coalesce(json_agg(json_build_object(
     'mentions', $mentions, 'comment', pg_catalog.obj_description(p.oid, 'pg_proc'),
     'grants', (SELECT coalesce(json_agg(g), '[]') FROM (
         SELECT r.rolname AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable, NULL::name AS column,
-            x.grantor <> p.proowner AS foreign_grantor
+            CASE WHEN x.grantor <> p.proowner THEN pg_catalog.pg_get_userbyid(x.grantor) END AS grantor, $obstacle AS obstacle
         FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
+        CROSS JOIN (SELECT p.proowner AS relowner, p.pronamespace AS relnamespace) AS c
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee) AS g),
     'explicit_grants', p.proacl IS NOT NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_default_acl da
         WHERE da.defaclobjtype = 'f' AND da.defaclrole = me_too.oid AND da.defaclnamespace IN (0, n.oid)),
@@ -276,7 +270,8 @@ mod tests {
                 privilege: "EXECUTE".to_owned(),
                 grantable: true,
                 column: None,
-                foreign_grantor: false,
+                grantor: None,
+                obstacle: None,
             }],
             explicit_grants: true,
             by_default: vec![None, Some("other".to_owned())],

@@ -1,6 +1,7 @@
 //! What of the ties cannot be carried through this change, by name and with the way out. Pure.
 
 use super::functions;
+use super::grants::hindered;
 use super::sequences;
 use super::text;
 use super::views::{self, Fate};
@@ -44,12 +45,12 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(judge.renamed(&what, &s.mentions));
     }
     if plan.identity != IdentityChange::None
-        && let Some(p) = ties.publications.first()
+        && let Some(p) = ties.publications.iter().map(|p| &p.name).chain(&ties.schema_publications).next()
     {
         found.push(Finding::new(
             format!(
                 "the replica identity would have to change for the time, and publication {} rests on it",
-                plain_ident(&p.name)
+                plain_ident(p)
             ),
             "Give the table a key that is its replica identity and not deferrable, or take it out of the publication.",
         ));
@@ -97,12 +98,7 @@ fn renewed(what: &str, view: &View, why: &str) -> Vec<Finding> {
             )
         })
         .collect();
-    if view.grants.iter().any(|g| g.foreign_grantor) {
-        found.push(Finding::new(
-            format!("a privilege on {what} was granted by a role other than its owner"),
-            "Revoke it and let the owner grant it.",
-        ));
-    }
+    found.extend(hindered(&view.grants, what, &view.name.schema));
     if !view.creatable {
         found.push(Finding::new(
             format!("{what} {why}, and this role or its owner may create nothing in its schema"),
@@ -159,17 +155,12 @@ impl Judge<'_> {
         let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
         let mut found = Vec::new();
         let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
-        for end in [&key.table, &key.refers_to] {
-            if end.kind == 'p' || key.inherited {
-                found.push(Finding::new(
-                    format!("{what} has a partitioned table at one end: {}", end.name.plain()),
-                    drop,
-                ));
-            }
+        if key.inherited {
+            found.push(Finding::new(format!("{what} is a partition's share of its parent's"), drop));
         }
         if !key.table.owned {
             found.push(Finding::new(
-                format!("{what} is of a table that belongs to another role"),
+                format!("{what} is of a table that belongs to another role, or has a partition that does"),
                 "Run as a member of that table's owner, or drop the foreign key for the time.",
             ));
         }

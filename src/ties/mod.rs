@@ -5,7 +5,9 @@
 
 mod carry;
 mod defaults;
+mod foreign_keys;
 mod functions;
+pub mod grants;
 mod judge;
 mod made;
 mod read;
@@ -19,7 +21,9 @@ use serde::Deserialize;
 
 pub use carry::Carry;
 pub use defaults::OtherDefault;
+pub use foreign_keys::{Owed, Whole, validate};
 pub use functions::{Function, set_aside_sql};
+pub use grants::Grant;
 pub use made::{Recipe, made};
 pub use sequences::OwnedSequence;
 pub use stored::{Rows, Stored};
@@ -48,6 +52,8 @@ pub struct Ties {
     pub statistics: Vec<Statistics>,
     /// Publications that name it.
     pub publications: Vec<Publication>,
+    /// Publications of its schema: the new table is in them by its name.
+    pub schema_publications: Vec<String>,
     /// Views on it and on those views, materialized ones too, nearest first.
     pub views: Vec<View>,
     /// Functions and procedures that read it or have its row type in their signature.
@@ -91,7 +97,9 @@ pub struct End {
     pub name: QualifiedName,
     /// `pg_class.relkind`.
     pub kind: char,
-    /// Whether this role may alter it.
+    /// What is below it, where it is partitioned.
+    pub partitions: Vec<u32>,
+    /// Whether this role may alter it, and, where that is asked for, what is below it.
     pub owned: bool,
     /// Whether its owner lets this role refer to it.
     pub referable: bool,
@@ -126,8 +134,12 @@ pub struct ForeignKey {
     pub enforced: bool,
     /// PostgreSQL 18: whether it is over periods.
     pub temporal: bool,
-    /// Whether it is a partition's share of its parent's.
+    /// Whether it is a partition's share of its parent's, and the parent's is none of the table's.
     pub inherited: bool,
+    /// The shares of the partitions of the table that has it, a partition's before its parent's.
+    pub shares: Vec<Share>,
+    /// Whether the server takes one NOT VALID for a partitioned table: PostgreSQL 18 and later.
+    pub takes_partitions_unseen: bool,
     /// Its comment.
     pub comment: Option<String>,
 }
@@ -137,6 +149,21 @@ impl ForeignKey {
     pub fn is_to_itself(&self) -> bool {
         self.table.oid == self.refers_to.oid
     }
+}
+
+/// A partition's share of its parent's foreign key.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Share {
+    /// The partition.
+    pub table: QualifiedName,
+    /// `pg_class.relkind`.
+    pub kind: char,
+    /// Its name there.
+    pub name: String,
+    /// Whether existing rows are known to pass.
+    pub validated: bool,
+    /// Its comment.
+    pub comment: Option<String>,
 }
 
 /// A trigger.
@@ -322,19 +349,4 @@ impl View {
         let word = if self.stored.is_some() { "materialized view" } else { "view" };
         format!("{word} {}", self.name.plain())
     }
-}
-
-/// A privilege on a view or one of its columns.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Grant {
-    /// The role; `None` for PUBLIC.
-    pub grantee: Option<String>,
-    /// `SELECT` …
-    pub privilege: String,
-    /// WITH GRANT OPTION.
-    pub grantable: bool,
-    /// For a column privilege.
-    pub column: Option<String>,
-    /// Granted by another role than the owner.
-    pub foreign_grantor: bool,
 }

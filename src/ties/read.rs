@@ -9,6 +9,7 @@ use super::{ForeignKey, Policy, Publication, Rule, Security, Statistics, Ties, T
 use crate::error::Failure;
 use crate::pg::{Conn, Literal};
 use crate::plan::read::json;
+use crate::preflight::Obstacle;
 
 /// Reads all ties of the table with this oid. `publication` is the migration's own, and no tie.
 pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32) -> Result<Ties, Failure> {
@@ -27,7 +28,12 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
     let statistics = statistics(conn, oid).await?;
     let publications = with_mentions(PUBLICATIONS, "pg_publication_rel", "r.oid");
     let publications: Vec<Publication> = json(conn, "read publications", &publications).await?;
-    let mut views: Vec<View> = json(conn, "read views", &sql(VIEWS)).await?;
+    let schema_publications: Vec<String> = match version {
+        150_000.. => json(conn, "read publications of schema", &sql(SCHEMA_PUBLICATIONS)).await?,
+        _ => Vec::new(),
+    };
+    let with_obstacles = VIEWS.replace("$obstacle", &Obstacle::sql(version));
+    let mut views: Vec<View> = json(conn, "read views", &sql(&with_obstacles)).await?;
     for view in &mut views {
         view.triggers = json(conn, "read triggers of view", &triggers_of(view.oid)).await?;
         if view.kind == 'm' {
@@ -36,7 +42,11 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
     }
     // Membership without SET came with 16.
     let give = if version >= 160_000 { "SET" } else { "MEMBER" };
-    let functions = with_mentions(&functions::QUERY.replace("$give", give), "pg_proc", "p.oid");
+    let functions = with_mentions(
+        &functions::QUERY.replace("$give", give).replace("$obstacle", &Obstacle::sql(version)),
+        "pg_proc",
+        "p.oid",
+    );
     let functions: Vec<Function> = json(conn, "read functions", &functions).await?;
     let defaults: Vec<OtherDefault> = json(conn, "read defaults", &sql(defaults::QUERY)).await?;
     let sequences: Vec<OwnedSequence> = json(conn, "read sequences", &sql(sequences::QUERY)).await?;
@@ -49,6 +59,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         security,
         statistics,
         publications,
+        schema_publications,
         views,
         functions,
         defaults,
@@ -77,14 +88,19 @@ fn triggers_of(oid: u32) -> String {
     TRIGGERS.replace("$mentions", &mentions("pg_trigger", "g.oid", "g.tgrelid")).replace("$1", &oid.to_string())
 }
 
-/// Both ways. A key over a partitioned table is one of its parent's; those of the partitions follow it.
+/// Both ways. Where a partitioned table is at one end, its partitions have a share each: those that refer are listed with
+/// the key, those referred to are the server's to make.
 const FOREIGN_KEYS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', k.conname,
     'table', json_build_object('oid', k.conrelid::int8, 'name', json_build_object('schema', n.nspname, 'name', c.relname),
-        'kind', c.relkind, 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'), 'referable', true),
+        'kind', c.relkind, 'referable', true,
+        'partitions', (SELECT coalesce(json_agg(p.relid::oid::int8), '[]') FROM pg_catalog.pg_partition_tree(c.oid) p WHERE p.level > 0),
+        'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE') AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_partition_tree(c.oid) p
+            JOIN pg_catalog.pg_class b ON b.oid = p.relid WHERE NOT pg_catalog.pg_has_role(b.relowner, 'USAGE'))),
     'refers_to', json_build_object('oid', k.confrelid::int8, 'name', json_build_object('schema', fn.nspname, 'name', f.relname),
         'kind', f.relkind, 'owned', pg_catalog.pg_has_role(f.relowner, 'USAGE'),
+        'partitions', (SELECT coalesce(json_agg(p.relid::oid::int8), '[]') FROM pg_catalog.pg_partition_tree(f.oid) p WHERE p.level > 0),
         'referable', pg_catalog.has_any_column_privilege(f.oid, 'REFERENCES')),
     'columns', (SELECT json_agg(a.attname ORDER BY x.n) FROM unnest(k.conkey) WITH ORDINALITY AS x(num, n)
         JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.num),
@@ -104,11 +120,23 @@ SELECT coalesce(json_agg(json_build_object(
     'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true),
     'temporal', coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false),
     'inherited', k.conparentid <> 0,
+    'shares', (WITH RECURSIVE share AS (
+            SELECT s.oid, s.conrelid, s.conname, s.convalidated, 1 AS depth FROM pg_catalog.pg_constraint s
+            WHERE s.conparentid = k.oid AND s.confrelid = k.confrelid
+            UNION ALL
+            SELECT s.oid, s.conrelid, s.conname, s.convalidated, above.depth + 1 FROM share above
+            JOIN pg_catalog.pg_constraint s ON s.conparentid = above.oid AND s.confrelid = k.confrelid)
+        SELECT coalesce(json_agg(json_build_object('table', json_build_object('schema', sn.nspname, 'name', sc.relname),
+            'kind', sc.relkind, 'name', s.conname, 'validated', s.convalidated,
+            'comment', pg_catalog.obj_description(s.oid, 'pg_constraint')) ORDER BY s.depth DESC, sn.nspname, sc.relname), '[]')
+        FROM share s JOIN pg_catalog.pg_class sc ON sc.oid = s.conrelid JOIN pg_catalog.pg_namespace sn ON sn.oid = sc.relnamespace),
+    'takes_partitions_unseen', current_setting('server_version_num')::int >= 180000,
     'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY n.nspname, c.relname, k.conname), '[]')
 FROM pg_catalog.pg_constraint k
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
-WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)";
+WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint up WHERE up.oid = k.conparentid AND (up.conrelid = $1 OR up.confrelid = $1))";
 
 const TRIGGERS: &str = "
 SELECT coalesce(json_agg(json_build_object(
@@ -178,6 +206,12 @@ SELECT coalesce(json_agg(json_build_object(
 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
 WHERE r.prrelid = $1 AND p.pubname <> $2";
 
+/// PostgreSQL 15 and later.
+const SCHEMA_PUBLICATIONS: &str = "
+SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]') FROM pg_catalog.pg_publication_namespace s
+JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid
+WHERE c.oid = $1";
+
 /// Views on the table and on those views, nearest first. What bypasses `pg_depend` or would get lost counts as dependent
 /// on a materialized view; its indexes and statistics do not.
 const VIEWS: &str = "
@@ -225,10 +259,11 @@ SELECT coalesce(json_agg(json_build_object(
         WHERE d.adrelid = c.oid),
     'grants', (SELECT coalesce(json_agg(g), '[]') FROM (
         SELECT r.rolname AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable, NULL::name AS column,
-            x.grantor <> c.relowner AS foreign_grantor
+            CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END AS grantor, $obstacle AS obstacle
         FROM aclexplode(c.relacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         UNION ALL
-        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname, x.grantor <> c.relowner
+        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname,
+            CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END, $obstacle
         FROM pg_catalog.pg_attribute a, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS g),
     'explicit_grants', c.relacl IS NOT NULL,
@@ -257,7 +292,7 @@ SELECT coalesce(json_agg(json_build_object(
               AND EXISTS (SELECT 1 FROM pg_catalog.pg_statistic_ext s WHERE s.oid = d.objid AND s.stxrelid = c.oid))
           AND d.classid NOT IN ('pg_catalog.pg_attrdef'::regclass, 'pg_catalog.pg_trigger'::regclass)
         UNION ALL
-        SELECT 'its security label of provider ' || s.provider FROM pg_catalog.pg_seclabel s
+        SELECT 'security label of provider ' || s.provider FROM pg_catalog.pg_seclabel s
         WHERE s.classoid = 'pg_catalog.pg_class'::regclass AND s.objoid = c.oid
         UNION ALL
         SELECT 'its bond with extension ' || quote_ident(e.extname) FROM pg_catalog.pg_depend d

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Grant, Ties, View, made};
+use super::grants::in_order;
+use super::{Ties, View, made};
 use crate::pg::sql::grantee;
 use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::ddl::option_list;
@@ -144,35 +145,26 @@ fn dressed(view: &View, role: &str) -> Vec<String> {
     for (column, comment) in &view.column_comments {
         steps.push(format!("COMMENT ON COLUMN {name}.{} IS {}", Ident(column), Literal(comment)));
     }
-    steps.extend(grants(view));
     if view.owner != role {
         steps.push(format!("ALTER {word} {name} OWNER TO {}", Ident(&view.owner)));
     }
+    steps.extend(grants(view));
     steps
 }
 
-/// Given while this role owns the view; a change of owner makes the grants the owner's.
+/// Given once the view has its owner: what default privileges gave this role is the owner's by then.
 fn grants(view: &View) -> Vec<String> {
     let name = view.name.to_string();
-    let role = |r: &Option<String>| grantee(r.as_deref());
-    let mut steps: Vec<String> =
-        view.by_default.iter().map(|r| format!("REVOKE ALL ON {name} FROM {}", role(r))).collect();
+    let owner = Ident(&view.owner);
+    let revoke = |r: &Option<String>| format!("REVOKE ALL ON {name} FROM {}", grantee(r.as_deref()));
+    let mut steps: Vec<String> = view.by_default.iter().map(revoke).collect();
     if !view.explicit_grants {
         if !view.by_default.is_empty() {
-            steps.push(format!("GRANT ALL ON {name} TO CURRENT_USER"));
+            steps.push(format!("GRANT ALL ON {name} TO {owner}"));
         }
     } else {
-        steps.push(format!("REVOKE ALL ON {name} FROM CURRENT_USER"));
+        steps.push(format!("REVOKE ALL ON {name} FROM {owner}"));
     }
-    for g in &view.grants {
-        let own = g.grantee.as_ref() == Some(&view.owner);
-        steps.push(grant(g, &name, &if own { "CURRENT_USER".to_owned() } else { role(&g.grantee) }, own));
-    }
+    steps.extend(in_order(&view.grants).iter().flat_map(|g| g.statements(&name, g.column.as_deref(), &view.owner)));
     steps
-}
-
-fn grant(g: &Grant, name: &str, to: &str, own: bool) -> String {
-    let column = g.column.as_ref().map(|c| format!(" ({})", Ident(c))).unwrap_or_default();
-    let option = if g.grantable && g.grantee.is_some() && !own { " WITH GRANT OPTION" } else { "" };
-    format!("GRANT {}{column} ON {name} TO {to}{option}", g.privilege)
 }

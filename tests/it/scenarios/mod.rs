@@ -3,10 +3,12 @@
 mod added;
 mod clauses;
 mod filled;
+mod granted;
 mod keys;
 mod large;
 mod materialized;
 mod named;
+mod partition_keys;
 mod planted;
 mod refused;
 mod rowtypes;

@@ -41,12 +41,14 @@ const fn tie(sql: &'static str, names: &'static str) -> Tie {
 fn what_is_tied_to_the_table_is_refused_by_name() {
     let ties = [
         tie("CREATE MATERIALIZED VIEW kept AS SELECT NULL::t IS NULL AS x", "error: materialized view public.kept"),
-        tie(
-            "CREATE TABLE mother (id int PRIMARY KEY) PARTITION BY LIST (id); ALTER TABLE t ADD CONSTRAINT out_of_t FOREIGN KEY (w) REFERENCES mother NOT VALID",
-            "foreign key out_of_t of public.t",
-        ),
-        tie("CREATE PUBLICATION told FOR ALL TABLES", "publication told"),
-        Tie { since: 15, ..tie("CREATE PUBLICATION told FOR TABLES IN SCHEMA public", "publication told") },
+        tie("CREATE PUBLICATION told FOR ALL TABLES", "publication told for all tables has the shadow in it"),
+        Tie {
+            since: 15,
+            ..tie(
+                "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id) DEFERRABLE; ALTER TABLE t REPLICA IDENTITY NOTHING; CREATE PUBLICATION told FOR TABLES IN SCHEMA public",
+                "the replica identity would have to change for the time, and publication told rests on it",
+            )
+        },
         tie("CREATE TABLE under_t () INHERITS (t)", "under_t"),
         tie("CREATE TABLE over_t (w int); ALTER TABLE t INHERIT over_t", "over_t"),
         tie(
@@ -66,6 +68,50 @@ fn what_is_tied_to_the_table_is_refused_by_name() {
             db.sql(TABLE);
             db.sql(tie.sql);
             refused(&db, &["alter", "t", "ALTER id TYPE bigint"], 3, &[tie.names, "hint: "]);
+        },
+    );
+}
+
+#[test]
+fn a_publication_of_our_own_schema_is_refused() {
+    let db = Db::new();
+    if db.major() < 15 {
+        return;
+    }
+    db.sql(TABLE);
+    db.sql("CREATE SCHEMA pgrecast; CREATE PUBLICATION told FOR TABLES IN SCHEMA pgrecast");
+    let output = pgrecast(&db, &["alter", "t", "ALTER id TYPE bigint"]);
+    assert_error(&output, 3, &["schema pgrecast in publication told has the shadow in it", "DROP TABLES IN SCHEMA"]);
+    db.sql("DROP PUBLICATION told; DROP SCHEMA pgrecast");
+    assert_nothing_left(&db);
+}
+
+/// Planted in the catalog: no provider of labels comes with the server.
+#[test]
+fn security_labels_are_refused_by_name() {
+    let planted = |class: &str, object: &str, column: u32| {
+        format!("INSERT INTO pg_seclabel VALUES ({object}, '{class}'::regclass, {column}, 'guard', 'secret')")
+    };
+    let cases = [
+        (planted("pg_class", "'t'::regclass", 0), "security label of provider guard on table public.t is tied"),
+        (planted("pg_class", "'t'::regclass", 2), "security label of provider guard on column v of table public.t"),
+        (planted("pg_class", "'t_n_seq'::regclass", 0), "security label of provider guard on sequence public.t_n_seq"),
+        (planted("pg_type", "'t'::regtype", 0), "security label of provider guard on type public.t"),
+        (planted("pg_class", "'shown'::regclass", 0), "and security label of provider guard depends on it"),
+    ];
+    each(
+        cases,
+        |(_, words)| (*words).to_owned(),
+        |(label, words)| {
+            let db = Db::new();
+            db.sql(TABLE);
+            db.sql("ALTER TABLE t ADD n int GENERATED ALWAYS AS IDENTITY; CREATE VIEW shown AS SELECT id FROM t");
+            db.sql(label);
+            assert_error(&pgrecast(&db, &["alter", "t", "ALTER id TYPE bigint"]), 3, &[words, "hint: "]);
+            db.sql("DELETE FROM pg_seclabel");
+            assert_nothing_left(&db);
+            assert_eq!(pgrecast(&db, &["alter", "t", "ALTER id TYPE bigint"]).code, Some(0));
+            assert_eq!(pgrecast(&db, &["finish", &only_migration(&db)]).code, Some(0));
         },
     );
 }

@@ -440,7 +440,6 @@ fn what_cannot_go_with_the_change_is_refused_by_name() {
             "ALTER id TYPE text",
             &["foreign key child_t_id_fkey", "does not go with the change"],
         ),
-        ("CREATE TABLE child (t_id int REFERENCES t) PARTITION BY LIST (t_id)", "", &["foreign key", "partitioned"]),
         (
             "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER g BEFORE UPDATE OF b ON t FOR EACH ROW EXECUTE FUNCTION f()",
             "DROP b",
