@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::context::Context;
 use crate::error::Failure;
-use crate::pg::{Conn, QualifiedName, Role};
+use crate::pg::{Conn, Error, QualifiedName, Role};
 use crate::plan::types::Names;
 use crate::ties::{Recipe, Ties, made};
 
@@ -46,11 +46,14 @@ pub async fn run(context: &Context, conn: &Conn, ties: &Ties) -> Result<bool, Fa
 }
 
 async fn fill(conn: &Conn, recipe: &Recipe) -> Result<(), Failure> {
-    let refused = |e: crate::pg::Error| {
-        Failure::failed(format!("{} cannot be filled anew: {}", recipe.shown, e.message))
-            .detail(e.detail.clone().unwrap_or_default())
+    let refused = |e: Error| {
+        let failure = Failure::failed(format!("{} cannot be filled anew: {}", recipe.shown, e.message))
             .hint("Correct it, or drop it and create it again after the cut-over.")
-            .caused_by(&e)
+            .caused_by(&e);
+        match e.detail {
+            Some(detail) => failure.detail(detail),
+            None => failure,
+        }
     };
     if let Some(sql) = &recipe.fill {
         conn.batch("fill materialized view", sql).await.map_err(refused)?;
