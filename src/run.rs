@@ -213,6 +213,7 @@ impl Run {
         let follower = Follower::start(follow::Job {
             connector: context.connector.clone(),
             id: context.id,
+            lease: context.store.backend().await?,
             plan: context.plan.clone(),
             names: context.names.clone(),
             columns: fingerprint.columns.clone(),
@@ -553,8 +554,7 @@ async fn lease_lost(context: &Context) -> Failure {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         if context.store.conn().is_closed() {
-            return Failure::failed("the connection that holds the migration's lease was lost")
-                .hint("Run the same command again to go on.");
+            return state::lease_lost();
         }
     }
 }

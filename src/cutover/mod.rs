@@ -5,7 +5,7 @@
 
 mod acl;
 mod attempt;
-mod gate;
+pub mod gate;
 mod lasted;
 mod lookout;
 mod order;

@@ -26,6 +26,11 @@ impl Snapshot {
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
 
+    /// Which of these transactions it does not see, by their positions; 0 stands for one known to be visible.
+    pub fn unseen(&self, xids: &[u64]) -> Vec<usize> {
+        xids.iter().enumerate().filter(|(_, xid)| **xid != 0 && !self.sees(**xid)).map(|(i, _)| i).collect()
+    }
+
     /// One past the highest transaction id that had ended.
     pub fn xmax(&self) -> u64 {
         self.xmax
@@ -49,6 +54,12 @@ mod tests {
         assert!(!s.sees(12) && !s.sees(15) && !s.sees(20) && !s.sees(21));
         assert_eq!(Snapshot::parse("10:10:").map(|s| s.sees(10)), Some(false));
         assert_eq!(Snapshot::parse("10:20"), None);
+    }
+
+    #[test]
+    fn what_is_known_to_be_visible_is_never_unseen() {
+        let s = Snapshot::parse("10:20:12").expect("parses");
+        assert_eq!(s.unseen(&[12, 0, 9, 25]), [0, 3]);
     }
 
     #[test]

@@ -85,13 +85,7 @@ async fn flush(
         match flusher.flush(&batch.keys).await {
             Ok(flushed) => {
                 *kept = Some(flusher);
-                let unseen = batch
-                    .xids
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, xid)| **xid != 0 && !flushed.snapshot.sees(**xid))
-                    .map(|(i, _)| i)
-                    .collect();
+                let unseen = flushed.snapshot.unseen(&batch.xids);
                 return Ok(Settled { unseen, conflicts: flushed.conflicts });
             }
             Err(e) if e.message == drift::DRIFTED => return Err(drift::changed(&plan.source)),

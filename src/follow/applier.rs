@@ -15,9 +15,10 @@ use super::writer::{self, Lot, Writer};
 use super::{Command, Job, View, reader};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
-use crate::journal::{Backlog, Ledger, table};
+use crate::journal::{Backlog, Ledger, outstanding_from, table};
 use crate::pg::{Conn, Error, Literal, Lsn};
 use crate::retry::Retry;
+use crate::state::{Store, lease_lost};
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
 /// Lots of the reader that may wait here.
@@ -113,7 +114,7 @@ pub(super) struct Applier {
     written: Option<u64>,
     /// Keys in all generations that wait for a flush, about, for whoever looks.
     listed: u64,
-    /// Keys received and not journaled yet.
+    /// Keys received and not journaled yet, each with the transaction that changed it last.
     pending: HashMap<Key, u64>,
     pending_since: Instant,
     writer: Writer,
@@ -351,17 +352,28 @@ impl Applier {
     }
 
     /// Opens the journal's connection again where it broke.
+    ///
+    /// What this task remembers of commits may be wrong once the server has crashed, for they do not wait for the disk
+    /// (rule 9). A crash ends every session; one that is opened while the lease is still held by the session of this run
+    /// shows that there was none before it.
     async fn mend(&mut self, error: Error, retry: &mut Retry) -> Result<(), Failure> {
         retry.after(error).await?;
         if !self.conn.is_closed() && self.conn.batch("roll back journal", "ROLLBACK").await.is_ok() {
             return Ok(());
         }
+        let leased = Store::has_lease_sql(self.job.id, self.job.lease);
         loop {
-            match writer::open(&self.job.connector).await {
-                Ok(conn) => {
+            let opened = async {
+                let conn = writer::open(&self.job.connector).await?;
+                let leased = conn.scalar("look for lease", &leased).await?;
+                Ok::<_, Error>((conn, leased.as_deref() == Some("t")))
+            };
+            match opened.await {
+                Ok((conn, true)) => {
                     self.conn = conn;
                     return Ok(());
                 }
+                Ok((_, false)) => return Err(lease_lost()),
                 Err(e) => retry.after(e).await?,
             }
         }
@@ -400,7 +412,7 @@ impl Applier {
                 if self.pending.is_empty() {
                     self.pending_since = Instant::now();
                 }
-                self.keep_pending(key, xid);
+                self.pending.insert(key, xid);
             }
             Mode::Live => {
                 self.gathering_since.get_or_insert_with(Instant::now);
@@ -441,10 +453,9 @@ impl Applier {
         Ok(())
     }
 
-    /// A key for the next write to the journal: of two transactions the later counts.
+    /// Keeps a key that is not flushed yet for the next write to the journal, unless a later change of it is there.
     fn keep_pending(&mut self, key: Key, xid: u64) {
-        let known = self.pending.entry(key).or_insert(xid);
-        *known = (*known).max(xid);
+        self.pending.entry(key).or_insert(xid);
     }
 
     /// Hands what was received to the writer, unless it is at work.
@@ -749,11 +760,12 @@ impl Applier {
 
     /// What of the stream is journaled or flushed, as far as this task knows.
     fn done_up_to(&self) -> Lsn {
+        let unwritten = !self.pending.is_empty() || self.writing.is_some();
         let journaled = match self.mode {
-            Mode::Journal | Mode::Drain(_) if !self.pending.is_empty() || self.writing.is_some() => self.journaled_end,
-            Mode::Journal | Mode::Drain(_) | Mode::Live => self.last_end,
+            Mode::Journal | Mode::Drain(_) => unwritten.then_some(self.journaled_end),
+            Mode::Live => None,
         };
-        self.backlog.hold().unwrap_or(journaled).min(journaled)
+        outstanding_from(self.last_end, journaled, self.backlog.hold())
     }
 
     async fn look_at_wal(&mut self) -> Result<(), Failure> {

@@ -35,6 +35,8 @@ pub struct Job {
     pub connector: Connector,
     /// The migration.
     pub id: i32,
+    /// The backend that holds its lease.
+    pub lease: i32,
     /// Its plan.
     pub plan: Arc<Plan>,
     /// Its names.

@@ -46,9 +46,24 @@ impl Ledger {
     }
 }
 
+/// The position of the stream before which nothing is outstanding. All up to `received` came; where some of it waits for
+/// the journal, it is journaled up to `journaled`; where keys wait for a flush in memory, they leave it at `hold`.
+pub fn outstanding_from(received: Lsn, journaled: Option<Lsn>, hold: Option<Lsn>) -> Lsn {
+    let journaled = journaled.unwrap_or(received);
+    hold.unwrap_or(journaled).min(journaled)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_waits_holds_the_position_back() {
+        assert_eq!(outstanding_from(Lsn(9), None, None), Lsn(9));
+        assert_eq!(outstanding_from(Lsn(9), Some(Lsn(4)), None), Lsn(4));
+        assert_eq!(outstanding_from(Lsn(9), None, Some(Lsn(5))), Lsn(5));
+        assert_eq!(outstanding_from(Lsn(9), Some(Lsn(4)), Some(Lsn(5))), Lsn(4));
+    }
 
     #[test]
     fn a_position_is_safe_only_when_its_commits_are_on_disk() {

@@ -4,7 +4,7 @@
 //! overlap (rule 6).
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::pg::Lsn;
 use crate::stream::Key;
@@ -12,7 +12,9 @@ use crate::stream::Key;
 /// What is known of a changed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
-    /// Its latest transaction, 64 bits; 0 for one known to be visible.
+    /// The transaction that changed it last, 64 bits; 0 for one known to be visible. Last is by the order of commits, in
+    /// which the stream brings them, and not by number: who changes a key waits until the one before is visible, so a
+    /// flush that sees the last sees all.
     pub xid: u64,
     /// The stream up to here is not touched by it: what may be acknowledged while it waits.
     pub hold: Lsn,
@@ -20,6 +22,15 @@ pub struct Pending {
     pub since: u64,
     /// Flushes in a row in which it met a stale neighbour.
     pub conflicts: u32,
+}
+
+impl Pending {
+    /// Takes over what another mention of the same key has to say besides its transaction.
+    fn merge(&mut self, other: &Pending) {
+        self.hold = self.hold.min(other.hold);
+        self.since = self.since.min(other.since);
+        self.conflicts = self.conflicts.max(other.conflicts);
+    }
 }
 
 /// Memory a key takes besides its text: two map slots with a pointer, a length and a [`Pending`].
@@ -38,7 +49,6 @@ struct Partition {
 #[derive(Debug)]
 pub struct Backlog {
     partitions: Vec<Partition>,
-    hasher: RandomState,
     next: u64,
     bytes: usize,
 }
@@ -46,36 +56,28 @@ pub struct Backlog {
 impl Backlog {
     /// Empty, for this many flushers.
     pub fn new(partitions: usize) -> Self {
-        Backlog {
-            partitions: (0..partitions.max(1)).map(|_| Partition::default()).collect(),
-            hasher: RandomState::new(),
-            next: 1,
-            bytes: 0,
-        }
+        Backlog { partitions: (0..partitions.max(1)).map(|_| Partition::default()).collect(), next: 1, bytes: 0 }
     }
 
+    /// The same key goes to the same partition in every run, so that a course of events can be repeated.
     fn partition_of(&self, key: &Key) -> usize {
-        let mut hasher = self.hasher.build_hasher();
-        std::hash::Hash::hash(key, &mut hasher);
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
         (hasher.finish() % self.partitions.len() as u64) as usize
     }
 
-    /// A change arrived: the later transaction counts, and the earlier hold.
+    /// A change arrived: its transaction counts from now on, and the earlier hold.
     pub fn add(&mut self, key: Key, xid: u64, hold: Lsn) {
         let pending = Pending { xid, hold, since: self.next, conflicts: 0 };
         self.next += 1;
-        self.insert(key, pending);
-    }
-
-    fn insert(&mut self, key: Key, pending: Pending) {
         let index = self.partition_of(&key);
         let partition = &mut self.partitions[index];
         match partition.waiting.get_mut(&key) {
             Some(known) => {
-                known.xid = known.xid.max(pending.xid);
-                known.hold = known.hold.min(pending.hold);
-                known.since = known.since.min(pending.since);
-                known.conflicts = known.conflicts.max(pending.conflicts);
+                if xid != 0 {
+                    known.xid = xid;
+                }
+                known.merge(&pending);
             }
             None => {
                 self.bytes += 2 * key.heap_bytes() + OVERHEAD_BYTES;
@@ -123,8 +125,8 @@ impl Backlog {
     /// Keeps an unsettled key out of the order until [`Backlog::wake`].
     fn rest(&mut self, partition: usize, key: Key, pending: Pending) {
         let p = &mut self.partitions[partition];
-        if p.waiting.contains_key(&key) {
-            self.insert(key, pending);
+        if let Some(later) = p.waiting.get_mut(&key) {
+            later.merge(&pending);
             return;
         }
         self.bytes += 2 * key.heap_bytes() + OVERHEAD_BYTES;
@@ -218,6 +220,20 @@ mod tests {
         let batch = b.take(0, 10);
         assert_eq!(batch.len(), 1);
         assert_eq!((batch[0].1.xid, batch[0].1.hold), (12, Lsn(5)));
+    }
+
+    #[test]
+    fn the_last_to_commit_counts_whatever_its_number() {
+        let mut b = Backlog::new(1);
+        b.add(key("a"), 12, Lsn(5));
+        b.add(key("a"), 10, Lsn(9));
+        // What is known to be visible says nothing of another change.
+        b.add(key("a"), 0, Lsn(9));
+        assert_eq!(b.take(0, 10)[0].1.xid, 10);
+        b.add(key("a"), 7, Lsn(11));
+        b.settle(0, &[0], &[]);
+        b.wake();
+        assert_eq!(b.take(0, 10)[0].1.xid, 7);
     }
 
     #[test]

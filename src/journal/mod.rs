@@ -4,5 +4,5 @@ mod ack;
 mod backlog;
 pub mod table;
 
-pub use ack::Ledger;
+pub use ack::{Ledger, outstanding_from};
 pub use backlog::{Backlog, Pending};

@@ -95,7 +95,9 @@ fn escape(value: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Opens the cursor over a generation's keys in key order, each once with its latest transaction. It is held, hence
+/// Opens the cursor over a generation's keys in key order, each once with the one of its transactions that is not to be
+/// seen yet, or 0. There is one at most: who changes a key waits until the one before is visible. The highest number would
+/// not do, since transactions do not commit in the order of their numbers. The cursor is held, hence
 /// read into the server's temporary files at once: no snapshot is kept while its keys are flushed (DECLARE, PostgreSQL
 /// manual, "WITH HOLD").
 pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> Result<(), Error> {
@@ -104,7 +106,8 @@ pub async fn open(conn: &Conn, plan: &Plan, names: &Names, generation: u32) -> R
     let texts = names_list.iter().map(|n| format!("concat({n})")).collect::<Vec<_>>().join(", ");
     let keys = names_list.join(", ");
     let sql = format!(
-        "BEGIN; DECLARE {CURSOR} CURSOR WITH HOLD FOR SELECT {texts}, max(pgrecast_xid)::text FROM {} GROUP BY {keys} ORDER BY {keys}; COMMIT",
+        "BEGIN; DECLARE {CURSOR} CURSOR WITH HOLD FOR SELECT {texts}, coalesce(max(pgrecast_xid) FILTER (WHERE {UNSEEN}), 0)::text \
+         FROM {} GROUP BY {keys} ORDER BY {keys}; COMMIT",
         names.journal(generation)
     );
     conn.batch("open journal", &sql).await
@@ -134,6 +137,10 @@ pub async fn close_cursor(conn: &Conn) -> Result<(), Error> {
 pub async fn close(conn: &Conn, names: &Names, generation: u32) -> Result<(), Error> {
     conn.batch("drop journal", &format!("DROP TABLE IF EXISTS {}", names.journal(generation))).await
 }
+
+/// Of most rows the first comparison tells, which is the cheap one.
+const UNSEEN: &str = "CASE WHEN pgrecast_xid < (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8) THEN false \
+                      ELSE NOT pg_visible_in_snapshot(pgrecast_xid::text::xid8, pg_current_snapshot()) END";
 
 const CURSOR: &str = "pgrecast_journal";
 

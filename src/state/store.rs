@@ -210,6 +210,21 @@ impl Store {
         Ok(self.conn.scalar("look for lease", &sql).await?.as_deref() == Some("t"))
     }
 
+    /// SQL that says whether the session of this backend still has the lease of migration `id`.
+    pub fn has_lease_sql(id: i32, backend: i32) -> String {
+        format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = {backend} \
+             AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+             AND classid = {LOCK_CLASS}::oid AND objid = {id}::oid AND objsubid = 2)"
+        )
+    }
+
+    /// The server's process behind this connection.
+    pub async fn backend(&self) -> Result<i32, Failure> {
+        let pid = self.conn.scalar("read backend pid", "SELECT pg_backend_pid()").await?;
+        pid.and_then(|pid| pid.parse().ok()).ok_or_else(|| Failure::failed("the server gave no backend pid"))
+    }
+
     /// SQL that moves migration `id` from one phase to the next and fails where it is not in `from`.
     pub fn set_phase_sql(id: i32, from: Phase, to: Phase) -> String {
         debug_assert!(from.may_become(to), "{from} to {to}");
@@ -270,6 +285,12 @@ impl Store {
         }
         Ok(self.conn.batch("commit drop schema", "COMMIT").await?)
     }
+}
+
+/// Why a run ends whose lease is gone: another runner may take over.
+pub fn lease_lost() -> Failure {
+    Failure::failed("the connection that holds the migration's lease was lost")
+        .hint("Run the same command again to go on.")
 }
 
 fn read_row(row: &Row) -> Result<Migration, Failure> {

@@ -103,6 +103,49 @@ fn a_change_in_the_stream_that_no_snapshot_sees_is_kept_until_one_does() {
 }
 
 #[test]
+fn of_two_changes_of_a_key_the_last_to_commit_is_waited_for_whatever_its_number() {
+    let (_server, db, load) = stage();
+    absent_standby(&db);
+    let place = tempfile::tempdir().expect("a directory");
+    let throttle = place.path().join("throttle");
+    std::fs::write(&throttle, "").expect("the throttle file");
+    // Nothing is flushed: both changes are in the journal when it is.
+    let running = widen(&db, &["--postpone-cutover", "--throttle-file", &throttle.to_string_lossy()]);
+    running.wait_for_phase("copy");
+    let turn = db.connect();
+    turn.sql("SELECT pg_advisory_lock(7)");
+    let second = {
+        let dsn = db.dsn().to_owned();
+        let db = db.again();
+        std::thread::spawn(move || {
+            let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted";
+            wait_until(&db, "the older transaction", waits, "1");
+            Session::connect(&dsn).sql("UPDATE t SET v = 'in between' WHERE id = -1");
+            // In another write to the journal than the change that follows.
+            let journaled = "SELECT count(*) FROM pgrecast.journal_1_1 WHERE id = -1 AND pgrecast_xid <> 0";
+            wait_until(&db, "the change in the journal", journaled, "1");
+            turn.sql("SELECT pg_advisory_unlock(7)");
+        })
+    };
+    let waiting = Waiting::start(
+        &db,
+        "BEGIN; UPDATE t SET v = 'new' WHERE id = -2; SELECT pg_advisory_xact_lock(7); UPDATE t SET v = 'new' WHERE id = -1; COMMIT",
+    );
+    second.join().expect("the younger transaction");
+    std::fs::remove_file(&throttle).expect("the throttle file");
+    // Its row is possibly new, so it is a flush that brings it, and one that does not see the last change.
+    let flushed = "SELECT coalesce((SELECT v FROM pgrecast.shadow_1 WHERE id = -1), '')";
+    wait_until(&db, "a flush of the key", flushed, "in between");
+    assert_eq!(db.query_one_text(OURS), "-1 -1 in between, -2 -2 old, -3 -3 old", "nobody sees it yet");
+    waiting.release(&db);
+    running.wait_for_waiting("pgrecast cutover");
+    command(&db, &["cutover"]).wait().ended(0);
+    running.done();
+    assert_eq!(db.query_one_text(OURS), "-1 -1 new, -2 -2 new, -3 -3 old");
+    assert_migrated(&db, load);
+}
+
+#[test]
 fn a_change_from_before_the_stream_that_no_snapshot_sees_is_waited_for() {
     let (_server, db, load) = stage();
     absent_standby(&db);

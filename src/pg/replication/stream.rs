@@ -37,6 +37,21 @@ pub enum Frame {
     },
 }
 
+impl Frame {
+    /// Reads the body of a CopyData message. Nothing of it is copied.
+    ///
+    /// # Errors
+    ///
+    /// A kind that the protocol does not have; a body that is cut short.
+    pub fn parse(mut data: Bytes) -> Result<Frame, Error> {
+        match fields(&mut data) {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => Err(Error::client(READ, "unknown frame from the server")),
+            Err(_) => Err(Error::client(READ, "a frame from the server is cut short")),
+        }
+    }
+}
+
 /// A started stream. Dropping it closes the connection; the slot stays where it was last told to be.
 pub struct Stream {
     channel: Channel,
@@ -141,21 +156,13 @@ fn status_update(received: Lsn, flushed: Lsn) -> BytesMut {
 /// The frame in a message; `None` where the message says nothing.
 fn frame(received: Received) -> Result<Option<Frame>, Error> {
     match received {
-        Received::Message(Message::CopyData(body)) => parse(body.into_bytes()).map(Some),
+        Received::Message(Message::CopyData(body)) => Frame::parse(body.into_bytes()).map(Some),
         Received::Message(Message::ErrorResponse(error)) => Err(Error::from_fields(READ, error.fields())),
         // A server that shuts down ends the stream first.
         Received::Message(Message::CopyDone | Message::CommandComplete(_)) => {
             Err(Error::lost(READ, "the server ended the stream"))
         }
         Received::Message(_) | Received::CopyBoth => Err(unexpected(READ)),
-    }
-}
-
-fn parse(mut data: Bytes) -> Result<Frame, Error> {
-    match fields(&mut data) {
-        Ok(Some(frame)) => Ok(frame),
-        Ok(None) => Err(Error::client(READ, "unknown frame from the server")),
-        Err(_) => Err(Error::client(READ, "a frame from the server is cut short")),
     }
 }
 
