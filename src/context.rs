@@ -33,13 +33,13 @@ pub struct Context {
 }
 
 impl Context {
-    /// What comes before a request for a stronger lock on `table` in its transaction. SHARE UPDATE EXCLUSIVE stops nobody's
+    /// What comes before a request for a stronger lock on `tables` in its transaction; they are named as in LOCK TABLE. SHARE UPDATE EXCLUSIVE stops nobody's
     /// reads and writes, so it may be waited for longer than the server's `deadlock_timeout`, after which a running
     /// autovacuum yields to it (PostgreSQL manual, 25.1.6); to a shorter wait it never does. Afterwards a lock is waited
     /// for `then` at most.
-    pub fn past_vacuum(&self, table: impl Display, then: Duration) -> String {
+    pub fn past_vacuum(&self, tables: impl Display, then: Duration) -> String {
         format!(
-            "SET LOCAL lock_timeout = '{}ms'; LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE; \
+            "SET LOCAL lock_timeout = '{}ms'; LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE; \
              SET LOCAL lock_timeout = '{}ms'",
             self.past_vacuum_ms(),
             then.as_millis().max(1)

@@ -1,9 +1,10 @@
 //! Is the source still the table that was planned? (Rule 11.)
 
 use crate::error::Failure;
-use crate::pg::{Conn, Error};
-use crate::plan::read;
+use crate::pg::{Conn, Error, Literal};
 use crate::plan::shape::Shape;
+use crate::plan::types::Plan;
+use crate::plan::{read, tree};
 
 /// The text of the error where the source is no longer the table of the plan.
 pub const DRIFTED: &str = "the source's columns are not those of the plan";
@@ -13,18 +14,25 @@ pub const DRIFTED: &str = "the source's columns are not those of the plan";
 pub struct Fingerprint {
     /// `pg_relation_filenode`: changes with TRUNCATE, VACUUM FULL, CLUSTER and a rewriting ALTER TABLE.
     pub filenode: u32,
-    /// Oid, and name, type and nullability of every column.
+    /// Oid, and name, type and nullability of every column; of a partitioned table its partitions too.
     pub columns: String,
 }
 
 /// SQL whose one row is the fingerprint of the table of that name: (filenode, columns).
 pub fn sql(source: &Shape) -> String {
+    let partitions = match source.is_partitioned() {
+        true => {
+            " || (SELECT ';' || coalesce(string_agg(concat_ws(' ', t.relid::oid, t.parentrelid::oid), ',' ORDER BY t.relid::oid), '') \
+             FROM pg_catalog.pg_partition_tree(c.oid) t)"
+        }
+        false => "",
+    };
     format!(
         "SELECT coalesce(pg_catalog.pg_relation_filenode(c.oid), 0)::text, c.oid || ';' || (SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, \
          a.atttypmod, a.attcollation, a.attnotnull), ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a \
-         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) \
-         FROM pg_catalog.pg_class c WHERE c.oid = '{}'::regclass",
-        source.name.to_string().replace('\'', "''")
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped){partitions} \
+         FROM pg_catalog.pg_class c WHERE c.oid = {}::regclass",
+        Literal(&source.name.to_string())
     )
 }
 
@@ -39,12 +47,33 @@ pub async fn read(conn: &Conn, source: &Shape) -> Result<Fingerprint, Error> {
     Ok(Fingerprint { filenode: text(0).parse().unwrap_or(0), columns: text(1) })
 }
 
-/// The whole shape must still be the planned one: an index or a comment made meanwhile would be lost.
+/// The whole shape must still be the planned one, that of every partition too: an index or a comment made meanwhile
+/// would be lost.
 ///
 /// # Errors
 /// [`changed`], with what differs.
-pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
-    let now = read::shape(conn, source.oid).await.map_err(|f| match f.source {
+pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
+    let source = &plan.source;
+    check_one(conn, source, source).await?;
+    if !source.is_partitioned() {
+        return Ok(());
+    }
+    let places = tree::places(conn, source.oid).await?;
+    let parent = |n: Option<usize>| n.map_or(source.oid, |n| plan.partitions[n].source.oid);
+    let planned = |p: &tree::Place| {
+        plan.partitions.iter().any(|q| q.source.oid == p.oid && parent(q.parent) == p.parent && q.bound == p.bound)
+    };
+    if places.len() != plan.partitions.len() || !places.iter().all(planned) {
+        return Err(changed(source).detail("Changed: its partitions."));
+    }
+    for partition in &plan.partitions {
+        check_one(conn, source, &partition.source).await?;
+    }
+    Ok(())
+}
+
+async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), Failure> {
+    let now = read::shape(conn, planned.oid).await.map_err(|f| match f.source {
         Some(_) => f,
         None => changed(source),
     })?;
@@ -58,10 +87,15 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
         }
         shape
     };
-    let (was, is) = (still(source), still(&now));
+    let (was, is) = (still(planned), still(&now));
     if was == is {
         return Ok(());
     }
+    let of = if planned.oid == source.oid { String::new() } else { format!(" of partition {}", planned.name.plain()) };
+    Err(changed(source).detail(format!("Changed: {}{of}.", differences(&was, &is))))
+}
+
+fn differences(was: &Shape, is: &Shape) -> String {
     let mut what = Vec::new();
     if was.name != is.name {
         what.push(format!("its name, now {}", is.name.plain()));
@@ -74,9 +108,9 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
         what.push("its CHECK constraints".to_owned());
     }
     if was.indexes != is.indexes {
-        let differ: Vec<String> = names(&was)
+        let differ: Vec<String> = names(was)
             .into_iter()
-            .chain(names(&is))
+            .chain(names(is))
             .filter(|n| was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n))
             .collect();
         what.push(format!("its indexes ({})", differ.join(", ")));
@@ -84,31 +118,31 @@ pub async fn check(conn: &Conn, source: &Shape) -> Result<(), Failure> {
     if what.is_empty() {
         what.push("its owner, options or comment".to_owned());
     }
-    Err(changed(source).detail(format!("Changed: {}.", what.join(", "))))
+    what.join(", ")
 }
 
 /// Things nobody's lock keeps away (GRANT, CREATE VIEW, CREATE OR REPLACE FUNCTION) were not done since this was read: a mark
-/// of the table's grants and of everything that depends on it, and of the views above it and what they consist of. What is
-/// replaced keeps its oid and gets another `xmin`; a function is made again with its comment, and must have no dependents
-/// of its own.
-pub fn ties_sql(source: &Shape) -> String {
+/// of the grants and of everything that depends on the table or its partitions, and of the views above it and what they
+/// consist of. What is replaced keeps its oid and gets another `xmin`; a function is made again with its comment, and
+/// must have no dependents of its own.
+pub fn ties_sql(plan: &Plan) -> String {
     format!(
-        "{above} SELECT concat_ws(';', (SELECT relacl::text FROM pg_catalog.pg_class WHERE oid = {0}), \
-         (SELECT string_agg(concat_ws(' ', attnum, attacl), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = {0} AND attacl IS NOT NULL), \
-         (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjsubid, p.xmin, w.xmin, y.xmin, \
+        "{above} SELECT concat_ws(';', (SELECT string_agg(concat_ws(' ', oid, relacl), ',' ORDER BY oid) FROM pg_catalog.pg_class WHERE oid IN ({0})), \
+         (SELECT string_agg(concat_ws(' ', attrelid, attnum, attacl), ',' ORDER BY attrelid, attnum) FROM pg_catalog.pg_attribute WHERE attrelid IN ({0}) AND attacl IS NOT NULL), \
+         (SELECT md5(string_agg(concat_ws(' ', classid, objid, objsubid, refobjid, refobjsubid, p.xmin, w.xmin, y.xmin, \
               pg_catalog.obj_description(p.oid, 'pg_proc'), \
               (SELECT string_agg(concat_ws(' ', o.classid, o.objid), ' ' ORDER BY o.classid, o.objid) FROM pg_catalog.pg_depend o \
                WHERE o.refclassid = 'pg_catalog.pg_proc'::regclass AND o.refobjid = p.oid)), ',' \
-              ORDER BY classid, objid, objsubid, refobjsubid)) \
+              ORDER BY classid, objid, objsubid, refobjid, refobjsubid)) \
           FROM pg_catalog.pg_depend \
           LEFT JOIN pg_catalog.pg_proc p ON classid = 'pg_catalog.pg_proc'::regclass AND p.oid = objid \
           LEFT JOIN pg_catalog.pg_rewrite w ON classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = objid \
-          LEFT JOIN pg_catalog.pg_policy y ON classid = 'pg_catalog.pg_policy'::regclass AND y.oid = objid WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {0}) \
+          LEFT JOIN pg_catalog.pg_policy y ON classid = 'pg_catalog.pg_policy'::regclass AND y.oid = objid WHERE (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid IN ({0})) \
           OR (refclassid = 'pg_catalog.pg_type'::regclass AND refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t \
-              JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid = {0} AND c.reltype <> 0))), \
+              JOIN pg_catalog.pg_class c ON t.oid = c.reltype OR t.typelem = c.reltype WHERE c.oid IN ({0}) AND c.reltype <> 0))), \
          {VIEWS})",
-        source.oid,
-        above = ABOVE.replace("$1", &source.oid.to_string()),
+        plan.oids(),
+        above = ABOVE.replace("$1", &plan.source.oid.to_string()),
     )
 }
 

@@ -13,8 +13,8 @@ use crate::ties::{Owed, Whole, validate};
 /// table the application uses.
 pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> {
     drop_stream(context, conn).await?;
-    if context.plan.identity != IdentityChange::None {
-        restore_identity(context, conn).await?;
+    for leaf in context.plan.leaves(&context.names).iter().filter(|leaf| *leaf.identity != IdentityChange::None) {
+        restore_identity(context, conn, leaf.source).await?;
     }
     drop_tables(context, conn).await
 }
@@ -25,12 +25,16 @@ pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> 
 pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
     let conn = context.connector.open(Role::Control).await?;
     let shadow = Literal(&context.names.shadow().to_string()).to_string();
+    let members = context.plan.members(&context.names);
+    let shadows: Vec<String> =
+        members.iter().map(|m| format!("to_regclass({})", Literal(&m.names.shadow().to_string()))).collect();
     let end = format!(
         "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
          JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'relation' AND l.granted AND l.relation = to_regclass({shadow}) \
+         WHERE l.locktype = 'relation' AND l.granted AND l.relation IN ({}) \
          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-         AND l.pid <> pg_backend_pid() AND a.application_name LIKE 'pgrecast %'"
+         AND l.pid <> pg_backend_pid() AND a.application_name LIKE 'pgrecast %'",
+        shadows.join(", ")
     );
     let wait = format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE; COMMIT", context.names.shadow());
     let mut retry = crate::retry::Retry::new();
@@ -86,8 +90,7 @@ async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
     )))
 }
 
-async fn restore_identity(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    let source = &context.plan.source;
+async fn restore_identity(context: &Context, conn: &Conn, source: &Shape) -> Result<(), Failure> {
     let same = format!(
         "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = to_regclass({})",
         Literal(&source.name.to_string())
@@ -95,7 +98,7 @@ async fn restore_identity(context: &Context, conn: &Conn) -> Result<(), Failure>
     if conn.scalar("look for source", &same).await? != Some(source.oid.to_string()) {
         return Ok(());
     }
-    let past_vacuum = context.past_vacuum(&source.name, context.connector.lock_timeout());
+    let past_vacuum = context.past_vacuum(format!("ONLY {}", source.name), context.connector.lock_timeout());
     let identity = identity(source, |n| n.to_owned());
     let sql = format!("{past_vacuum}; ALTER TABLE ONLY {} REPLICA IDENTITY {identity}", source.name);
     patiently(conn, "restore replica identity", &sql).await
@@ -160,7 +163,8 @@ async fn complete_whole(context: &Context, conn: &Conn, owed: &Owed, whole: &Who
     }
     // The partitions' own triggers on the table go, for which the server locks it as a whole. Some applications come to
     // the one table first and some to the other, so both orders are tried in turn.
-    let past_vacuum = context.past_vacuum(format!("{}, {table}", whole.refers_to), context.connector.lock_timeout());
+    let past_vacuum =
+        context.past_vacuum(format!("ONLY {}, {table}", whole.refers_to), context.connector.lock_timeout());
     let mut locks = [
         format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"),
         format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", whole.refers_to),

@@ -8,9 +8,10 @@ use tokio_postgres::error::SqlState;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
-use crate::plan::ddl;
 use crate::plan::shape::Index;
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::{Member, Names, Plan};
+use crate::plan::{ddl, tree};
+use crate::prepare;
 use crate::report::Event;
 use crate::retry::Retry;
 use crate::state::{Phase, Store};
@@ -32,45 +33,62 @@ pub struct Build {
     pub build: Vec<String>,
     /// What makes it what it is once all are built.
     pub attach: Vec<String>,
+    /// The table it is on.
+    table: QualifiedName,
     /// The columns it keeps unique, for blame.
     unique_columns: Option<Vec<String>>,
 }
 
-/// Every index of the shadow, largest work first as far as known: the order of the plan.
+/// Every index of the shadow's tables, in the order of the plan. Those of a partitioned table come behind those of its
+/// partitions, which are attached to them.
 pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
-    let table = names.shadow().to_string();
-    let mut list: Vec<Build> = plan
-        .target
-        .indexes
-        .iter()
-        .enumerate()
-        .map(|(n, index)| {
-            let name = names.index(n);
-            let own = Index { name: name.name.clone(), ..index.clone() };
-            let build = ddl::build_index(&own, &table, &name.name)
-                .map_or_else(Vec::new, |sql| vec![ddl::index_tablespace(index), sql]);
-            let mut attach = match index.is_deferred_to_swap() {
-                true => Vec::new(),
-                false => ddl::attach_index(&own, &table, &name),
-            };
-            if build.is_empty() {
-                attach.insert(0, ddl::index_tablespace(index));
-            }
-            let unique_columns = if index.unique { index.column_names() } else { None };
-            Build { name, shown: index.name.clone(), build, attach, unique_columns }
-        })
-        .collect();
+    let nodes = prepare::shadow_nodes(plan, names);
+    let members = plan.members(names);
+    let mut list: Vec<Build> = members.iter().filter(|m| !m.target.is_partitioned()).flat_map(of_leaf).collect();
+    for (n, node) in nodes.iter().enumerate().rev().filter(|(_, node)| node.shape.is_partitioned()) {
+        list.push(Build {
+            name: node.name.clone(),
+            shown: node.shape.name.plain(),
+            build: Vec::new(),
+            attach: tree::partitioned_indexes(&nodes, n),
+            table: node.name.clone(),
+            unique_columns: None,
+        });
+    }
     if plan.key.needs_helper_index {
-        let name = names.helper_index();
+        let (name, table) = (names.helper_index(), names.shadow());
         let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
         let build = vec![format!(
             "CREATE UNIQUE INDEX {} ON {table} ({})",
             Ident(&name.name),
             crate::pg::sql::ident_list(columns.iter().map(String::as_str))
         )];
-        list.push(Build { shown: name.plain(), name, build, attach: Vec::new(), unique_columns: Some(columns) });
+        list.push(Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns: Some(columns) });
     }
     list
+}
+
+fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
+    let shadow = leaf.names.shadow();
+    let table = shadow.to_string();
+    let one = |(n, index): (usize, &Index)| {
+        let name = leaf.names.index(n);
+        let own = Index { name: name.name.clone(), ..index.clone() };
+        // Primary keys of partitions keep the other builds of their table away for as long as they take.
+        let patience = index.parent.as_ref().map(|_| "SET LOCAL lock_timeout = 0".to_owned());
+        let build = ddl::build_index(&own, &table, &name.name)
+            .map_or_else(Vec::new, |sql| patience.into_iter().chain([ddl::index_tablespace(index), sql]).collect());
+        let mut attach = match index.is_deferred_to_swap() {
+            true => Vec::new(),
+            false => ddl::attach_index(&own, &table, &name),
+        };
+        if build.is_empty() {
+            attach.insert(0, ddl::index_tablespace(index));
+        }
+        let unique_columns = if index.unique { index.column_names() } else { None };
+        Build { name, shown: index.name.clone(), build, attach, table: shadow.clone(), unique_columns }
+    };
+    leaf.target.indexes.iter().enumerate().map(one).collect()
 }
 
 /// Builds all that are missing side by side, attaches them, then moves on.
@@ -180,7 +198,7 @@ async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), 
 async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> Failure {
     let plan = &context.plan;
     let rows = match &build.unique_columns {
-        Some(columns) => two_rows(conn, plan, &context.names, columns).await.unwrap_or_default(),
+        Some(columns) => two_rows(conn, plan, &build.table, columns).await.unwrap_or_default(),
         None => String::new(),
     };
     let said = |text: &str| with_final_names(plan, &context.names, text);
@@ -194,7 +212,7 @@ async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> 
         .caused_by(error)
 }
 
-async fn two_rows(conn: &Conn, plan: &Plan, names: &Names, columns: &[String]) -> Result<String, Error> {
+async fn two_rows(conn: &Conn, plan: &Plan, shadow: &QualifiedName, columns: &[String]) -> Result<String, Error> {
     let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
     let key = plan
         .key
@@ -203,7 +221,6 @@ async fn two_rows(conn: &Conn, plan: &Plan, names: &Names, columns: &[String]) -
         .map(|k| format!("format('%I = %s', {}, {}::text)", Literal(&k.target), Ident(&k.target)))
         .collect::<Vec<_>>()
         .join(", ");
-    let shadow = names.shadow();
     let sql = format!(
         "SELECT concat_ws(', ', {key}) FROM {shadow} WHERE ({list}) IN \
          (SELECT {list} FROM {shadow} GROUP BY {list} HAVING count(*) > 1 LIMIT 1) LIMIT 2"

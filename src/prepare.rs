@@ -13,7 +13,8 @@ use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, QualifiedName, Role};
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::shape::Origin;
-use crate::plan::types::{IdentityChange, Names, Plan};
+use crate::plan::tree::{self, Node};
+use crate::plan::types::{IdentityChange, Member, Names, Plan};
 use crate::report::Event;
 use crate::state::{Phase, Store};
 
@@ -32,12 +33,18 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         .ok_or_else(|| Failure::failed("the server gave no snapshot"))?;
     create_slot(context, &conn).await?;
     settle(context, &conn).await?;
-    let fingerprint = drift::read(&conn, &context.plan.source).await?;
-    let blocks =
-        format!("(SELECT pg_relation_size({}) / current_setting('block_size')::int8)", context.plan.source.oid);
+    let mut leaves = String::new();
+    for leaf in context.plan.leaves(&context.names) {
+        let (id, oid) = (context.id, leaf.source.oid);
+        let filenode = drift::read(&conn, leaf.source).await?.filenode;
+        leaves.push_str(&format!(
+            "INSERT INTO pgrecast.leaf (migration, relation, filenode, blocks) SELECT {id}, {oid}, {filenode}, \
+             pg_relation_size({oid}) / current_setting('block_size')::int8; "
+        ));
+    }
     let sql = format!(
-        "BEGIN; UPDATE pgrecast.migration SET x0 = '{x0}', filenode = {}, blocks = {blocks} WHERE id = {}; {}; COMMIT",
-        fingerprint.filenode,
+        "BEGIN; DELETE FROM pgrecast.leaf WHERE migration = {0}; {leaves}UPDATE pgrecast.migration SET x0 = '{x0}', \
+         blocks = (SELECT coalesce(sum(blocks), 0) FROM pgrecast.leaf WHERE migration = {0}) WHERE id = {0}; {1}; COMMIT",
         context.id,
         Store::set_phase_sql(context.id, Phase::Prepare, Phase::Copy)
     );
@@ -59,6 +66,18 @@ fn has_source(plan: &Plan, column: &str) -> bool {
     plan.columns.iter().any(|c| c.name == column && c.source.is_some())
 }
 
+/// The shadow and those of its partitions, under the names they have until the swap.
+pub fn shadow_nodes<'a>(plan: &'a Plan, names: &Names) -> Vec<Node<'a>> {
+    let members = plan.members(names).into_iter().enumerate();
+    let node = |(n, member): (usize, Member<'a>)| {
+        let partition = n.checked_sub(1).and_then(|n| plan.partitions.get(n));
+        let indexes = (0..member.target.indexes.len()).map(|n| member.names.index(n)).collect();
+        let hangs = partition.map(|p| (p.parent.map_or(0, |n| n + 1), p.bound.as_str()));
+        Node { shape: member.target, name: member.names.shadow(), hangs, indexes }
+    };
+    members.map(node).collect()
+}
+
 /// The statements that make the empty shadow and the journal, as one transaction.
 pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
     let shadow = names.shadow();
@@ -73,51 +92,57 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
             steps.push(ddl::create_sequence(sequence, name));
         }
     }
-    steps.push(ddl::create_table(&plan.target, &shadow, Purpose::Shadow, &own, version));
+    steps.extend(tree::create(&shadow_nodes(plan, names), Purpose::Shadow, &own, version));
     for (column, name) in &own {
         if serial(column).is_some() {
             steps.push(format!("ALTER SEQUENCE {name} OWNED BY {table}.{}", Ident(column)));
         }
     }
-    steps.extend(ddl::column_settings(&plan.target, &table));
-    steps.extend(ddl::comments(&plan.target, &table));
     steps.push(journal::create_sql(plan, names, 1));
     steps.push("COMMIT".to_owned());
     steps.join(";\n")
 }
 
-/// The statement that publishes the source's keys. Before 15 there are no column lists; under REPLICA IDENTITY FULL a
-/// list would make the user's updates fail (CREATE PUBLICATION, PostgreSQL manual).
+/// The statement that publishes the source's keys; of a partitioned source those of each partition that holds rows, so
+/// that a TRUNCATE of one is told. Before 15 there are no column lists; under REPLICA IDENTITY FULL a list would make the
+/// user's updates fail (CREATE PUBLICATION, PostgreSQL manual).
 pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
-    let full = plan.identity == IdentityChange::Full
-        || (plan.identity == IdentityChange::None && plan.source.replica_identity == 'f');
-    let columns = if version >= 150_000 && !full {
-        format!(" ({})", crate::pg::sql::ident_list(plan.key_names().iter().map(String::as_str)))
-    } else {
-        String::new()
+    let table = |leaf: Member<'_>| {
+        let full = *leaf.identity == IdentityChange::Full
+            || (*leaf.identity == IdentityChange::None && leaf.source.replica_identity == 'f');
+        let columns = if version >= 150_000 && !full {
+            format!(" ({})", crate::pg::sql::ident_list(plan.key_names().iter().map(String::as_str)))
+        } else {
+            String::new()
+        };
+        format!("ONLY {}{columns}", leaf.source.name)
     };
+    let tables: Vec<String> = plan.leaves(names).into_iter().map(table).collect();
+    let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
     format!(
-        "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} WITH (publish = 'insert, update, delete, truncate')",
-        Ident(&names.publication()),
-        plan.source.name
+        "CREATE PUBLICATION {}{of} WITH (publish = 'insert, update, delete, truncate')",
+        Ident(&names.publication())
     )
 }
 
-/// The statement that gives the source the replica identity the key needs, if any.
-pub fn identity_sql(plan: &Plan) -> Option<String> {
-    let alter = format!("ALTER TABLE ONLY {} REPLICA IDENTITY", plan.source.name);
-    match &plan.identity {
-        IdentityChange::None => None,
-        IdentityChange::Index { index } => Some(format!("{alter} USING INDEX {}", Ident(index))),
-        IdentityChange::Full => Some(format!("{alter} FULL")),
-    }
+/// The statements that give the source, or its partitions, the replica identity the key needs, if any.
+pub fn identity_sql(plan: &Plan) -> Vec<String> {
+    let of_leaf = |leaf: Member<'_>| {
+        let alter = format!("ALTER TABLE ONLY {} REPLICA IDENTITY", leaf.source.name);
+        match leaf.identity {
+            IdentityChange::None => None,
+            IdentityChange::Index { index } => Some(format!("{alter} USING INDEX {}", Ident(index))),
+            IdentityChange::Full => Some(format!("{alter} FULL")),
+        }
+    };
+    plan.leaves(&Names::new(0)).into_iter().filter_map(of_leaf).collect()
 }
 
 /// Identity and publication in one transaction: the table is never published without an identity (rule 12).
 async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    let identity = identity_sql(&context.plan).map(|sql| sql + "; ").unwrap_or_default();
+    let identity: String = identity_sql(&context.plan).into_iter().map(|sql| sql + "; ").collect();
     let publication = publication_sql(&context.plan, &context.names, context.facts.version);
-    let past_vacuum = context.past_vacuum(&context.plan.source.name, context.connector.lock_timeout());
+    let past_vacuum = context.past_vacuum(context.plan.whole_source(), context.connector.lock_timeout());
     let sql = format!("BEGIN; {past_vacuum}; {identity}{publication}; COMMIT");
     let begun = Instant::now();
     loop {
@@ -190,12 +215,12 @@ SELECT string_agg(who, '; ') FROM (
 async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
     const WRITERS: &str = "SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND granted \
         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation = ";
+        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation IN ";
     let list = |sql: String| async move {
         let rows = conn.simple("find writers of source", &sql).await?;
         Ok::<Vec<String>, Failure>(rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect())
     };
-    let sql = format!("{WRITERS}{}", context.plan.source.oid);
+    let sql = format!("{WRITERS}({})", context.plan.oids());
     let mut before = list(sql.clone()).await?;
     let begun = Instant::now();
     let mut said = false;
@@ -234,7 +259,8 @@ pub async fn holders(conn: &Conn, context: &Context, others: &[u32]) -> Result<S
          WHERE l.locktype = 'relation' AND l.database = {} AND l.relation IN ({}{others}) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
          AND coalesce(a.application_name, '') NOT LIKE 'pgrecast %' \
          GROUP BY l.pid, p.gid, a.xact_start, a.state, a.query ORDER BY a.xact_start LIMIT 8) AS held",
-        context.facts.database_oid, context.plan.source.oid
+        context.facts.database_oid,
+        context.plan.oids()
     );
     Ok(conn.scalar("find lock holders", &sql).await?.unwrap_or_else(|| "nobody any more".to_owned()))
 }

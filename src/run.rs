@@ -4,7 +4,7 @@
 //! and what was not compared, or spared the comparison on request, cannot be swapped. A resumed run walks the same path;
 //! a phase that an earlier run has completed gives its token at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,6 +70,8 @@ struct Work {
     throttle: Throttle,
     board: Arc<Board>,
     fingerprint: Fingerprint,
+    /// The columns of each leaf, by its oid, when this run began.
+    columns: HashMap<u32, String>,
     seconds: std::sync::Mutex<Vec<(Phase, f64)>>,
     figures: std::sync::Mutex<Option<cutover::Figures>>,
     verified: std::sync::Mutex<Option<(u64, u64, u64)>>,
@@ -194,7 +196,7 @@ impl Run {
             Ok(Some(migration)) if migration.phase.is_before_swap() => {}
             _ => return failure,
         }
-        match drift::check(context.store.conn(), &context.plan.source).await {
+        match drift::check(context.store.conn(), &context.plan).await {
             Err(drifted) if drifted.source.is_none() => drifted,
             Ok(()) | Err(_) => failure,
         }
@@ -203,12 +205,15 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
-        drift::check(context.store.conn(), &context.plan.source).await?;
+        drift::check(context.store.conn(), &context.plan).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
+        let mut columns = HashMap::new();
+        for leaf in context.plan.leaves(&context.names) {
+            columns.insert(leaf.source.oid, drift::read(context.store.conn(), leaf.source).await?.columns);
+        }
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(self.options.throttle.nice);
         let copy = Arc::new(copy::Progress::default());
-        copy.over.store(migration.copy_over, Ordering::Release);
         let jobs = if context.plan.key.is_canonical() { usize::from(context.jobs) } else { 1 };
         let follower = Follower::start(follow::Job {
             connector: context.connector.clone(),
@@ -224,7 +229,9 @@ impl Run {
         })
         .await?;
         let board = Arc::new(Board::new(size, Arc::default()));
-        let done = context.store.chunks(context.id).await?;
+        let leaves = context.store.leaves(context.id).await?;
+        leaves.iter().filter(|leaf| leaf.copy_over).for_each(|leaf| copy.end(leaf.oid));
+        let done = leaves.iter().flat_map(|leaf| &leaf.done).map(|(first, end)| u64::from(end - first)).sum();
         let monitor = Monitor {
             context: context.clone(),
             board: board.clone(),
@@ -232,8 +239,8 @@ impl Run {
             gate,
             copy: copy.clone(),
             follower: follower.view().clone(),
-            blocks: u64::from(migration.blocks.unwrap_or(0)),
-            before: (done.iter().map(|(a, b)| u64::from(b - a)).sum(), migration.rows_copied.unsigned_abs()),
+            blocks: migration.blocks.unwrap_or(0),
+            before: (done, migration.rows_copied.unsigned_abs()),
         };
         let work = Work {
             context,
@@ -245,6 +252,7 @@ impl Run {
             throttle,
             board,
             fingerprint,
+            columns,
             seconds: std::sync::Mutex::default(),
             figures: std::sync::Mutex::default(),
             verified: std::sync::Mutex::default(),
@@ -349,33 +357,44 @@ impl Work {
         if self.migration.phase != state::Phase::Copy {
             return Ok(Copied(()));
         }
-        let missing = || Failure::failed("the control row does not say what is to be copied");
-        let done = self.context.store.chunks(self.context.id).await?;
-        let ended = copy::run(copy::Job {
-            connector: self.context.connector.clone(),
-            id: self.context.id,
-            plan: self.context.plan.clone(),
-            names: self.context.names.clone(),
-            x0: self.migration.x0.ok_or_else(missing)?,
-            fingerprint: Fingerprint {
-                filenode: self.migration.filenode.ok_or_else(missing)?,
-                columns: self.fingerprint.columns.clone(),
-            },
-            ranges: Ranges::new(self.migration.blocks.ok_or_else(missing)?, &done),
-            jobs: u32::from(self.context.jobs),
-            progress: self.copy.clone(),
-            throttle: self.throttle.clone(),
-        })
-        .await?;
-        if ended == copy::Ended::OtherFile {
+        while let copy::Ended::OtherFile(leaf) = copy::run(self.copy_job().await?).await? {
             // What was committed before is in the stream before the barrier.
             self.follower.receive().await?;
-            if !self.copy.over.load(Ordering::Acquire) {
+            if !self.copy.is_over(leaf) {
                 return Err(drift::rewritten(&self.context.plan.source));
             }
         }
         self.context.store.set_phase(self.context.id, state::Phase::Copy, state::Phase::Index).await?;
         Ok(Copied(()))
+    }
+
+    /// What is left to be copied.
+    async fn copy_job(&self) -> Result<copy::Job, Failure> {
+        let missing = || Failure::failed("the control schema does not say what is to be copied");
+        let context = &self.context;
+        let states = context.store.leaves(context.id).await?;
+        let mut leaves = Vec::new();
+        for leaf in context.plan.leaves(&context.names) {
+            let state = states.iter().find(|s| s.oid == leaf.source.oid).ok_or_else(missing)?;
+            let columns = self.columns.get(&leaf.source.oid).cloned().ok_or_else(missing)?;
+            let blocks = if self.copy.is_over(state.oid) { 0 } else { state.blocks };
+            leaves.push(copy::Leaf {
+                source: leaf.source.clone(),
+                names: leaf.names,
+                fingerprint: Fingerprint { filenode: state.filenode, columns },
+                ranges: Ranges::new(blocks, &state.done),
+            });
+        }
+        Ok(copy::Job {
+            connector: context.connector.clone(),
+            id: context.id,
+            plan: context.plan.clone(),
+            x0: self.migration.x0.ok_or_else(missing)?,
+            leaves,
+            jobs: u32::from(context.jobs),
+            progress: self.copy.clone(),
+            throttle: self.throttle.clone(),
+        })
     }
 
     async fn index(&self, _: Copied) -> Result<Indexed, Failure> {
@@ -507,6 +526,7 @@ async fn compare(
         connector: context.connector.clone(),
         plan: context.plan.clone(),
         shadow: context.names.shadow(),
+        shadow_leaves: context.plan.leaves(&context.names).into_iter().map(|leaf| leaf.names.shadow()).collect(),
         jobs: u32::from(context.jobs),
         throttle: throttle.clone(),
     };
@@ -541,8 +561,9 @@ fn differs(migration: &Migration) -> Failure {
 /// Rows by the catalog's estimate, and bytes of the main fork.
 async fn source_size(conn: &Conn, context: &Context) -> Result<(u64, u64), Failure> {
     let sql = format!(
-        "SELECT greatest(reltuples, 0)::int8::text, pg_relation_size(oid)::text FROM pg_catalog.pg_class WHERE oid = {}",
-        context.plan.source.oid
+        "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::int8::text, coalesce(sum(pg_relation_size(oid)), 0)::int8::text \
+         FROM pg_catalog.pg_class WHERE oid IN ({}) AND relkind = 'r'",
+        context.plan.oids()
     );
     let row = conn.simple("read source size", &sql).await?.into_iter().next().unwrap_or_default();
     let number = |i: usize| row.get(i).cloned().flatten().and_then(|t| t.parse().ok()).unwrap_or(0);

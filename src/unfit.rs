@@ -90,7 +90,13 @@ pub async fn fails(conn: &Conn, sql: &str) -> Result<Option<Error>, Failure> {
 /// The server's words with the final names in place of those that the shadow and its indexes have until the swap.
 pub fn with_final_names(plan: &Plan, names: &Names, text: &str) -> String {
     let quoted = |name: &str| format!("\"{name}\"");
-    let indexes = plan.target.indexes.iter().enumerate().map(|(n, i)| (names.index(n).name, i.name.clone()));
-    let table = (names.shadow().name, plan.target.name.name.clone());
-    indexes.chain([table]).fold(text.to_owned(), |text, (ours, last)| text.replace(&quoted(&ours), &quoted(&last)))
+    let mut said = text.to_owned();
+    for member in plan.members(names) {
+        let indexes = member.target.indexes.iter().enumerate();
+        let indexes = indexes.map(|(n, i)| (member.names.index(n).name, i.name.clone()));
+        for (ours, last) in indexes.chain([(member.names.shadow().name, member.target.name.name.clone())]) {
+            said = said.replace(&quoted(&ours), &quoted(&last));
+        }
+    }
+    said
 }

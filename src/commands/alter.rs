@@ -6,7 +6,7 @@ use crate::cli::{Alter, MigrateOptions, Output, Resume};
 use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
-use crate::plan::{build::plan, read};
+use crate::plan::{build::plan, tree};
 use crate::preflight;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
@@ -46,7 +46,7 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     let settings = settings(&typed.options);
     check_settings(&opened, &settings).await?;
     refuse_blind_throttle(&opened, &typed.options)?;
-    let source = read::shape(opened.store.conn(), oid).await?;
+    let source = tree::tree(opened.store.conn(), oid).await?;
     let request = Request {
         clauses: &clauses,
         text: &typed.clauses,
@@ -56,7 +56,12 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;
     let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
-    preflight::refusal(ties.findings(&planner, &plan, opened.facts.version).await?)?;
+    let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
+    for partition in &plan.partitions {
+        let ties = Ties::read(opened.store.conn(), partition.source.oid, "", opened.facts.version).await?;
+        found.extend(ties.of_partition(&partition.source.name));
+    }
+    preflight::refusal(found)?;
     if typed.dry_run {
         steps::show(&plan, &ties, &opened.facts, typed.output.format, &typed.options)?;
         return Ok(None);

@@ -53,12 +53,13 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     // By oid: the old table may have been renamed since.
     let sql = format!(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {} AND c.relkind = 'r'",
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {} AND c.relkind IN ('r', 'p')",
         migration.source_oid
     );
     let old = conn.scalar("find old table", &sql).await?;
     if let Some(old) = &old {
-        let past_vacuum = context.past_vacuum(old, context.connector.lock_timeout());
+        let only = if context.plan.source.is_partitioned() { "" } else { "ONLY " };
+        let past_vacuum = context.past_vacuum(format!("{only}{old}"), context.connector.lock_timeout());
         // Functions that had its row type in their signatures.
         let functions = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
         let functions: String =

@@ -85,20 +85,18 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     for statement in prepare::create_shadow(plan, &names, facts.version).split(";\n") {
         steps.push(step("prepare", statement.to_owned(), NO_LOCK, NOBODY));
     }
-    if let Some(identity) = prepare::identity_sql(plan) {
+    for identity in prepare::identity_sql(plan) {
         steps.push(step("prepare", identity, "ACCESS EXCLUSIVE", &briefly));
     }
     let publication = prepare::publication_sql(plan, &names, facts.version);
     steps.push(step("prepare", publication, "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table, for a moment"));
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
-    let copy = CopyStatements::new(plan, &names, 0).insert((0, 1024));
-    steps.push(step(
-        "copy",
-        format!("{copy} (for each block range)"),
-        "ACCESS SHARE",
-        "DDL of the table, for a second",
-    ));
+    for leaf in plan.leaves(&names) {
+        let copy = CopyStatements::new(plan, leaf.source, &leaf.names, 0).insert((0, 1024));
+        let statement = format!("{copy} (for each block range)");
+        steps.push(step("copy", statement, "ACCESS SHARE", "DDL of the table, for a second"));
+    }
     let builds = index::builds(plan, &names);
     let of_index = builds.iter().flat_map(|b| &b.build).chain(builds.iter().flat_map(|b| &b.attach));
     for statement in of_index.filter(|s| !s.starts_with("SET LOCAL")) {
@@ -128,18 +126,19 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     }
     steps.push(step(
         "cut over",
-        format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", plan.source.name),
+        format!("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", plan.whole_source()),
         "SHARE UPDATE EXCLUSIVE",
         "DDL and vacuum of the table",
     ));
     let all = format!("every reader and writer of the table, {} ms at most", options.cutover.timeout.as_millis());
     let own_lock = carry.own_lock();
     for statement in carry.locks() {
-        let lock = if statement == own_lock { "ACCESS EXCLUSIVE" } else { "ACCESS EXCLUSIVE on that one" };
+        let own = statement == own_lock || Some(&statement) == carry.partitions_lock().as_ref();
+        let lock = if own { "ACCESS EXCLUSIVE" } else { "ACCESS EXCLUSIVE on that one" };
         steps.push(step("cut over", statement, lock, &all));
     }
-    let acl = crate::cutover::Acl::none();
-    let swap = Swap { id: 0, plan, names: &names, taken: &[], acl: &acl, carry, role: &facts.role };
+    let acls: Vec<_> = plan.members(&names).iter().map(|_| crate::cutover::Acl::none()).collect();
+    let swap = Swap { id: 0, plan, names: &names, taken: &[], acls: &acls, carry, role: &facts.role };
     for statement in swap.statements() {
         steps.push(step("cut over", statement, "ACCESS EXCLUSIVE", "the same"));
     }

@@ -4,7 +4,7 @@
 //! one. Nothing of it is kept.
 
 use super::ranges::BlockRange;
-use super::{Job, Statements, lock_source};
+use super::{Job, Leaf, Statements, lock_leaf};
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::unfit::{Unfit, fails};
@@ -13,13 +13,14 @@ use crate::unfit::{Unfit, fails};
 pub async fn find(
     conn: &Conn,
     job: &Job,
+    leaf: &Leaf,
     statements: &Statements,
     range: BlockRange,
     error: &Error,
 ) -> Result<Option<Failure>, Failure> {
-    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&job.plan.source.name));
+    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin search", &begin).await?;
-    let found = search(conn, job, statements, range, error).await;
+    let found = search(conn, job, leaf, statements, range, error).await;
     conn.batch("end search", "ROLLBACK").await?;
     found
 }
@@ -27,6 +28,7 @@ pub async fn find(
 async fn search(
     conn: &Conn,
     job: &Job,
+    leaf: &Leaf,
     statements: &Statements,
     range: BlockRange,
     error: &Error,
@@ -47,7 +49,7 @@ async fn search(
     for place in places.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let Some((block, offset)) = parse_place(&place) else { continue };
         if let Some(cause) = fails(conn, &statements.insert_row(block, offset)).await? {
-            return Ok(Some(describe(conn, job, &place, &cause).await?));
+            return Ok(Some(describe(conn, job, leaf, &place, &cause).await?));
         }
     }
     // Two rows that each pass alone: the failure is between them, and the server's words must do.
@@ -60,15 +62,16 @@ fn parse_place(place: &str) -> Option<(u32, u32)> {
 }
 
 /// Names the row by its key, and the expression with the value it fails on.
-async fn describe(conn: &Conn, job: &Job, place: &str, cause: &Error) -> Result<Failure, Failure> {
-    let row = format!("{}.ctid = {}::tid", job.plan.alias(), Literal(place));
+async fn describe(conn: &Conn, job: &Job, leaf: &Leaf, place: &str, cause: &Error) -> Result<Failure, Failure> {
+    let alias = job.plan.alias();
+    let row = format!("{alias}.ctid = {}::tid AND {alias}.tableoid = {}", Literal(place), leaf.source.oid);
     let mut key = Vec::new();
     for column in job.plan.key.columns.iter().map(|k| &k.source) {
         let read = format!("SELECT {}::text FROM {} WHERE {row}", Ident(column), job.plan.source_from());
         let value = conn.scalar("read key", &read).await?;
         key.push(format!("{} = {}", Ident(column), value.unwrap_or_default()));
     }
-    let unfit = Unfit { plan: &job.plan, names: &job.names, row, key: key.join(", "), aside: "", cause };
+    let unfit = Unfit { plan: &job.plan, names: &leaf.names, row, key: key.join(", "), aside: "", cause };
     unfit.describe(conn).await
 }
 

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::ranges::BlockRange;
-use super::{Job, SEEN_NEW, Statements, lock_source};
+use super::{Job, Leaf, SEEN_NEW, Statements, lock_leaf};
 use crate::drift;
 use crate::pg::{Conn, Error};
 
@@ -16,28 +16,37 @@ pub struct Copied {
 }
 
 /// Copies one range. `None` where the source's file is another one than was measured; then nothing was written.
-pub async fn copy(conn: &Conn, job: &Job, statements: &Statements, range: BlockRange) -> Result<Option<Copied>, Error> {
-    let done = attempt(conn, job, statements, range).await;
+pub async fn copy(
+    conn: &Conn,
+    job: &Job,
+    leaf: &Leaf,
+    statements: &Statements,
+    range: BlockRange,
+) -> Result<Option<Copied>, Error> {
+    let done = attempt(conn, job, leaf, statements, range).await;
     if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
         conn.batch("roll back chunk", "ROLLBACK").await?;
     }
     done
 }
 
-async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRange) -> Result<Option<Copied>, Error> {
-    conn.batch(
-        "begin chunk",
-        &format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_source(&job.plan.source.name)),
-    )
-    .await?;
-    let seen = drift::read(conn, &job.plan.source).await?;
-    if seen.columns != job.fingerprint.columns {
+async fn attempt(
+    conn: &Conn,
+    job: &Job,
+    leaf: &Leaf,
+    statements: &Statements,
+    range: BlockRange,
+) -> Result<Option<Copied>, Error> {
+    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
+    conn.batch("begin chunk", &begin).await?;
+    let seen = drift::read(conn, &leaf.source).await?;
+    if seen.columns != leaf.fingerprint.columns {
         return Err(Error::client("check source", drift::DRIFTED));
     }
-    if seen.filenode != job.fingerprint.filenode {
+    if seen.filenode != leaf.fingerprint.filenode {
         return Ok(None);
     }
-    if let Some(copied) = committed_before(conn, job, range).await? {
+    if let Some(copied) = committed_before(conn, job, leaf, range).await? {
         conn.batch("end chunk", "ROLLBACK").await?;
         return Ok(Some(copied));
     }
@@ -48,9 +57,9 @@ async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRa
         _ => 0,
     };
     let progress = format!(
-        "INSERT INTO pgrecast.chunk (migration, first_block, end_block, rows, journaled) \
-         VALUES ({}, {}, {}, {rows}, {journaled}); COMMIT",
-        job.id, range.0, range.1
+        "INSERT INTO pgrecast.chunk (migration, relation, first_block, end_block, rows, journaled) \
+         VALUES ({}, {}, {}, {}, {rows}, {journaled}); COMMIT",
+        job.id, leaf.source.oid, range.0, range.1
     );
     conn.batch("commit chunk", &progress).await.map_err(|e| match e.is(&SqlState::UNIQUE_VIOLATION) {
         // The same chunk was committed by a connection whose answer was lost: the next look finds it.
@@ -61,9 +70,9 @@ async fn attempt(conn: &Conn, job: &Job, statements: &Statements, range: BlockRa
 }
 
 /// The chunk's progress row, where an earlier attempt's COMMIT went through but its answer was lost.
-async fn committed_before(conn: &Conn, job: &Job, range: BlockRange) -> Result<Option<Copied>, Error> {
-    let sql = "SELECT rows, journaled FROM pgrecast.chunk WHERE migration = $1 AND first_block = $2";
-    let row = conn.rows("look for chunk", sql, &[&job.id, &i64::from(range.0)]).await?;
+async fn committed_before(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
+    let sql = "SELECT rows, journaled FROM pgrecast.chunk WHERE migration = $1 AND relation = $2 AND first_block = $3";
+    let row = conn.rows("look for chunk", sql, &[&job.id, &leaf.source.oid, &i64::from(range.0)]).await?;
     Ok(row
         .first()
         .map(|r| Copied { rows: r.get::<_, i64>(0).unsigned_abs(), journaled: r.get::<_, i64>(1).unsigned_abs() }))

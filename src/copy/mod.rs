@@ -8,16 +8,19 @@ mod chunk;
 pub mod ranges;
 mod statements;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ranges::Ranges;
+use statements::lock_leaf;
 pub use statements::{SEEN_NEW, Statements, lock_source};
 
 use crate::drift::{self, Fingerprint};
 use crate::error::Failure;
 use crate::pg::{Connector, Role};
+use crate::plan::shape::Shape;
 use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::throttle::Throttle;
@@ -33,8 +36,32 @@ pub struct Progress {
     pub blocks: AtomicU64,
     /// Chunks committed by this run.
     pub chunks: AtomicU64,
-    /// Set when a TRUNCATE of the source has ended the copy (rule 8).
-    pub over: AtomicBool,
+    /// Oids of the leaves whose copy a TRUNCATE has ended (rule 8).
+    over: Mutex<HashSet<u32>>,
+}
+
+impl Progress {
+    /// A TRUNCATE has ended the copy of this leaf.
+    pub fn end(&self, leaf: u32) {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).insert(leaf);
+    }
+
+    /// Whether one has.
+    pub fn is_over(&self, leaf: u32) -> bool {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).contains(&leaf)
+    }
+}
+
+/// One table that holds rows of the source: the source itself, or a partition.
+pub struct Leaf {
+    /// As it stands.
+    pub source: Shape,
+    /// The names of what stands for it.
+    pub names: Names,
+    /// What it was when its blocks were measured.
+    pub fingerprint: Fingerprint,
+    /// Blocks not copied yet.
+    pub ranges: Ranges,
 }
 
 /// What the copy needs.
@@ -45,14 +72,10 @@ pub struct Job {
     pub id: i32,
     /// Its plan.
     pub plan: Arc<Plan>,
-    /// Its names.
-    pub names: Names,
     /// Rule 1's X0.
     pub x0: u32,
-    /// The source as it was when its blocks were measured.
-    pub fingerprint: Fingerprint,
-    /// Blocks not copied yet.
-    pub ranges: Ranges,
+    /// What is copied, one after the other.
+    pub leaves: Vec<Leaf>,
     /// Workers.
     pub jobs: u32,
     /// Shared progress.
@@ -63,10 +86,8 @@ pub struct Job {
 
 /// Why a worker stopped before its ranges were done.
 enum Stop {
-    /// A TRUNCATE has ended the copy, or another worker failed.
-    Over,
     /// [`Ended::OtherFile`].
-    OtherFile,
+    OtherFile(u32),
     /// For good.
     Failed(Failure),
 }
@@ -82,31 +103,35 @@ impl From<Failure> for Stop {
 pub enum Ended {
     /// Every range is copied, or a TRUNCATE that the stream has brought made that needless.
     Complete,
-    /// The source's file is not the one that was measured: a TRUNCATE that the stream has still to bring, or a rewrite.
-    OtherFile,
+    /// The file of the leaf with this oid is not the one that was measured: a TRUNCATE that the stream has still to
+    /// bring, or a rewrite.
+    OtherFile(u32),
 }
+
+/// The blocks not handed out yet, of each leaf.
+type Left = Mutex<Vec<Ranges>>;
 
 /// Copies every range.
 ///
 /// # Errors
 /// The first worker's failure; the others stop behind their current chunk.
 pub async fn run(job: Job) -> Result<Ended, Failure> {
-    let ranges = Arc::new(Mutex::new(job.ranges.clone()));
+    let left: Arc<Left> = Arc::new(Mutex::new(job.leaves.iter().map(|leaf| leaf.ranges.clone()).collect()));
     let job = Arc::new(job);
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..job.jobs {
-        workers.spawn(worker(job.clone(), ranges.clone()));
+        workers.spawn(worker(job.clone(), left.clone()));
     }
     let mut outcome = Ok(Ended::Complete);
     while let Some(ended) = workers.join_next().await {
         let ended = match ended {
-            Ok(Ok(()) | Err(Stop::Over)) => continue,
-            Ok(Err(Stop::OtherFile)) => Ok(Ended::OtherFile),
+            Ok(Ok(())) => continue,
+            Ok(Err(Stop::OtherFile(leaf))) => Ok(Ended::OtherFile(leaf)),
             Ok(Err(Stop::Failed(failure))) => Err(failure),
             Err(panic) => Err(Failure::failed(format!("a copy worker died: {panic}"))),
         };
         // The others see no more ranges.
-        *ranges.lock().unwrap_or_else(PoisonError::into_inner) = Ranges::new(0, &[]);
+        left.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if outcome.is_ok() {
             outcome = ended;
         }
@@ -114,18 +139,23 @@ pub async fn run(job: Job) -> Result<Ended, Failure> {
     outcome
 }
 
-async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
-    let statements = Statements::new(&job.plan, &job.names, job.x0);
+async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
     let mut retry = Retry::new();
     let mut conn = None;
     let mut worked = None;
-    while let Some(range) = next_range(&ranges, job.jobs) {
+    let mut at: Option<(usize, Statements)> = None;
+    while let Some((n, range)) = next_range(&left, job.jobs) {
+        let leaf = &job.leaves[n];
+        let statements = match at.take() {
+            Some((m, statements)) if m == n => statements,
+            _ => Statements::new(&job.plan, &leaf.source, &leaf.names, job.x0),
+        };
         if let Some(worked) = worked.take() {
             job.throttle.rest(worked).await;
         }
         loop {
-            if job.progress.over.load(Ordering::Acquire) {
-                return Err(Stop::Over);
+            if job.progress.is_over(leaf.source.oid) {
+                break;
             }
             job.throttle.pass().await;
             let open = match conn.take() {
@@ -139,7 +169,7 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                 },
             };
             let begun = Instant::now();
-            match chunk::copy(&open, &job, &statements, range).await {
+            match chunk::copy(&open, &job, leaf, &statements, range).await {
                 Ok(Some(copied)) => {
                     retry.reset();
                     let blocks = range.1 - range.0;
@@ -147,15 +177,17 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                     job.progress.journaled.fetch_add(copied.journaled, Ordering::Relaxed);
                     job.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
                     job.progress.chunks.fetch_add(1, Ordering::Relaxed);
-                    ranges.lock().unwrap_or_else(PoisonError::into_inner).learn(blocks, begun.elapsed());
+                    if let Some(ranges) = left.lock().unwrap_or_else(PoisonError::into_inner).get_mut(n) {
+                        ranges.learn(blocks, begun.elapsed());
+                    }
                     conn = Some(open);
                     worked = Some(begun.elapsed());
                     break;
                 }
-                Ok(None) => return Err(Stop::OtherFile),
+                Ok(None) => return Err(Stop::OtherFile(leaf.source.oid)),
                 Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
                 Err(e) if e.is_data() => {
-                    match blame::find(&open, &job, &statements, range, &e).await? {
+                    match blame::find(&open, &job, leaf, &statements, range, &e).await? {
                         Some(failure) => return Err(Stop::Failed(failure)),
                         // The row was changed meanwhile: once more.
                         None => {
@@ -172,10 +204,12 @@ async fn worker(job: Arc<Job>, ranges: Arc<Mutex<Ranges>>) -> Result<(), Stop> {
                 }
             }
         }
+        at = Some((n, statements));
     }
     Ok(())
 }
 
-fn next_range(ranges: &Mutex<Ranges>, jobs: u32) -> Option<ranges::BlockRange> {
-    ranges.lock().unwrap_or_else(PoisonError::into_inner).take(jobs)
+fn next_range(left: &Left, jobs: u32) -> Option<(usize, ranges::BlockRange)> {
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    left.iter_mut().enumerate().find_map(|(n, ranges)| Some((n, ranges.take(jobs)?)))
 }

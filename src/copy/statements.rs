@@ -2,12 +2,13 @@
 
 use super::ranges::BlockRange;
 use crate::pg::{Ident, QualifiedName};
+use crate::plan::shape::Shape;
 use crate::plan::types::{Names, Plan};
 
 /// The transaction-local setting by which the copy tells that it met a possibly new row.
 pub const SEEN_NEW: &str = "pgrecast.seen_new";
 
-/// The statements of one migration's chunks.
+/// The statements of the chunks of one leaf.
 #[derive(Debug, Clone)]
 pub struct Statements {
     insert_head: String,
@@ -18,8 +19,8 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// For a plan whose X0 is known.
-    pub fn new(plan: &Plan, names: &Names, x0: u32) -> Self {
+    /// For a leaf of a plan whose X0 is known; `names` are the leaf's.
+    pub fn new(plan: &Plan, leaf: &Shape, names: &Names, x0: u32) -> Self {
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
@@ -27,7 +28,7 @@ impl Statements {
         Statements {
             insert_head: format!("INSERT INTO {} ({columns}){}\nSELECT {values}", names.shadow(), plan.overriding()),
             journal_head: format!("INSERT INTO {}\nSELECT {key}, 0", names.journal(1)),
-            from: plan.source_from(),
+            from: plan.leaf_from(leaf),
             alias: plan.alias(),
             x0,
         }
@@ -82,6 +83,11 @@ impl Statements {
 
 /// `LOCK TABLE … ACCESS SHARE`: taken before the transaction's snapshot, so that no rewrite by somebody else can come
 /// between the check of the table and its reading (LOCK, PostgreSQL manual).
-pub fn lock_source(source: &QualifiedName) -> String {
-    format!("LOCK TABLE ONLY {source} IN ACCESS SHARE MODE")
+pub fn lock_source(plan: &Plan) -> String {
+    format!("LOCK TABLE {} IN ACCESS SHARE MODE", plan.whole_source())
+}
+
+/// The same of one leaf.
+pub fn lock_leaf(leaf: &QualifiedName) -> String {
+    format!("LOCK TABLE ONLY {leaf} IN ACCESS SHARE MODE")
 }

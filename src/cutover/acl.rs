@@ -4,7 +4,7 @@ use crate::error::Failure;
 use crate::pg::sql::grantee as grantee_sql;
 use crate::pg::{Conn, Ident};
 use crate::plan::read;
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::{Member, Plan};
 use crate::ties::Grant;
 use crate::ties::grants::in_order;
 
@@ -63,24 +63,24 @@ impl Acl {
         Acl { explicit: false, grants: Vec::new(), by_default: Vec::new(), by_default_on_sequences: Vec::new() }
     }
 
-    /// Reads it.
-    pub async fn read(conn: &Conn, plan: &Plan, names: &Names) -> Result<Acl, Failure> {
-        let sql = SQL.replace("$1", &plan.source.oid.to_string()).replace("$2", &names.shadow().to_string());
-        read::json(conn, "read grants", &sql).await
+    /// Reads that of one member.
+    pub async fn read(conn: &Conn, member: &Member<'_>) -> Result<Acl, Failure> {
+        let (oid, shadow) = (member.source.oid.to_string(), member.names.shadow().to_string());
+        read::json(conn, "read grants", &SQL.replace("$1", &oid).replace("$2", &shadow)).await
     }
 
     /// The statements that give the new table what the old one has, once it stands under its final name.
-    pub fn statements(&self, plan: &Plan) -> Vec<String> {
-        let table = plan.target.name.to_string();
+    pub fn statements(&self, plan: &Plan, member: &Member<'_>) -> Vec<String> {
+        let table = member.target.name.to_string();
         let mut steps = Vec::new();
         for grantee in &self.by_default {
             steps.push(format!("REVOKE ALL ON {table} FROM {}", grantee_sql(grantee.as_deref())));
         }
         if self.explicit {
             // The owner's own privileges are part of the list.
-            steps.push(format!("REVOKE ALL ON {table} FROM {}", Ident(&plan.source.owner)));
+            steps.push(format!("REVOKE ALL ON {table} FROM {}", Ident(&member.source.owner)));
         } else if !self.by_default.is_empty() {
-            steps.push(format!("GRANT ALL ON {table} TO {}", Ident(&plan.source.owner)));
+            steps.push(format!("GRANT ALL ON {table} TO {}", Ident(&member.source.owner)));
         }
         for g in in_order(self.grants.iter().filter(|g| g.sequence_of.is_none()).map(|g| &g.grant)) {
             let column = match &g.column {
@@ -92,22 +92,23 @@ impl Acl {
             };
             steps.extend(g.statements(&table, column, &plan.source.owner));
         }
-        steps.extend(self.on_sequences(plan));
+        steps.extend(self.on_sequences(plan, member));
         steps
     }
 
-    fn on_sequences(&self, plan: &Plan) -> Vec<String> {
+    fn on_sequences(&self, plan: &Plan, member: &Member<'_>) -> Vec<String> {
         let mut steps = Vec::new();
-        for column in plan.target.columns.iter().filter(|c| c.origin.is_identity()) {
+        for column in member.target.columns.iter().filter(|c| c.origin.is_identity()) {
             let Some(sequence) = &column.sequence else { continue };
             let source = plan.columns.iter().find(|c| c.name == column.name).and_then(|c| c.source.as_ref());
-            let name = plan.target.name.sibling(sequence.name.name.clone());
+            let name = member.target.name.sibling(sequence.name.name.clone());
+            let owner = &member.source.owner;
             let grants = self.grants.iter().filter(|g| g.sequence_of.is_some() && g.sequence_of.as_ref() == source);
-            for grantee in self.by_default_on_sequences.iter().filter(|g| g.as_ref() != Some(&plan.source.owner)) {
+            for grantee in self.by_default_on_sequences.iter().filter(|g| g.as_ref() != Some(owner)) {
                 steps.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", grantee_sql(grantee.as_deref())));
             }
             for g in in_order(grants.map(|g| &g.grant)) {
-                steps.extend(g.statements(&format!("SEQUENCE {name}"), None, &plan.source.owner));
+                steps.extend(g.statements(&format!("SEQUENCE {name}"), None, owner));
             }
         }
         steps

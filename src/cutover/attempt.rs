@@ -122,15 +122,22 @@ async fn begin(
     let Some((ties, bonds)) = filled(context, flusher.conn()).await? else {
         return Ok(Err("materialized views that are refreshed all the time".to_owned()));
     };
-    let acl = Acl::read(flusher.conn(), &context.plan, &context.names).await?;
-    let taken = relation_names(flusher.conn(), &context.plan.source.name.schema).await?;
+    let (mut acls, mut taken) = (Vec::new(), Vec::new());
+    for member in context.plan.members(&context.names) {
+        acls.push(Acl::read(flusher.conn(), &member).await?);
+        let schema = &member.source.name.schema;
+        if !taken.iter().any(|(of, _): &(String, Vec<String>)| of == schema) {
+            taken.push((schema.clone(), relation_names(flusher.conn(), schema).await?));
+        }
+    }
+    let taken: Vec<String> = taken.into_iter().flat_map(|(_, names)| names).collect();
     let carry = context.carry(&bonds);
     let swap = Swap {
         id: context.id,
         plan: &context.plan,
         names: &context.names,
         taken: &taken,
-        acl: &acl,
+        acls: &acls,
         carry,
         role: &context.facts.role,
     };
@@ -146,8 +153,7 @@ async fn begin(
         return Ok(Err(why));
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
-    let source = &context.plan.source;
-    drift::check(flusher.conn(), source).await?;
+    drift::check(flusher.conn(), &context.plan).await?;
     check_ties(flusher.conn(), context, &bonds).await?;
     Ok(Ok(Begun { flusher, script, ties, pid }))
 }
@@ -156,7 +162,7 @@ async fn begin(
 /// materialized views are refreshed more often than they can be filled.
 async fn filled(context: &Context, conn: &Conn) -> Result<Option<(Option<String>, Ties)>, Failure> {
     for _ in 0..FILLINGS {
-        let mark = conn.scalar("mark ties", &drift::ties_sql(&context.plan.source)).await?;
+        let mark = conn.scalar("mark ties", &drift::ties_sql(&context.plan)).await?;
         let ties = context.ties(conn).await?;
         context.make_statistics(conn, &ties).await?;
         if !fill::run(context, conn, &ties).await? {
@@ -174,6 +180,10 @@ async fn check_ties(conn: &Conn, context: &Context, ties: &Ties) -> Result<(), F
     let source = &context.plan.source;
     let mut found = preflight::look_again(conn, &context.facts, source.oid).await?;
     found.extend(ties.judge(&context.plan));
+    for partition in &context.plan.partitions {
+        let ties = Ties::read(conn, partition.source.oid, &context.names.publication(), context.facts.version).await?;
+        found.extend(ties.of_partition(&partition.source.name));
+    }
     if found.is_empty() {
         return Ok(());
     }
@@ -197,7 +207,7 @@ async fn keep_vacuum_away(
 ) -> Result<Option<String>, Failure> {
     let others: String = carry.tables().iter().map(|table| format!(", {table}")).collect();
     let quiet: String = carry.quiet().iter().map(|statement| format!("; {statement}")).collect();
-    let tables = format!("{}{others}", context.plan.source.name);
+    let tables = format!("{}{others}", context.plan.whole_source());
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{}ms'{quiet}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
@@ -253,6 +263,11 @@ async fn locked(
     order: &mut Order,
 ) -> Result<Done, Stop> {
     let conn = flusher.conn();
+    if !context.plan.partitions.is_empty() {
+        // Each partition is waited for while those before it are held.
+        let most = format!("SET LOCAL statement_timeout = '{}ms'", options.timeout.as_millis().max(1));
+        conn.batch("bound locks", &most).await?;
+    }
     let asked = Instant::now();
     // From here on somebody may wait for us.
     let mut first_granted = None;
@@ -285,7 +300,7 @@ async fn locked(
         .filter(|keys| keys.len() <= MOST_KEYS)
         .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
     final_flush(context, flusher, &keys).await?;
-    if conn.scalar("compare ties", &drift::ties_sql(&context.plan.source)).await? != *ties {
+    if conn.scalar("compare ties", &drift::ties_sql(&context.plan)).await? != *ties {
         // The next attempt names it, or carries it.
         return Err(Stop::Rolled("a change of the table's grants or dependents".to_owned()));
     }

@@ -141,12 +141,14 @@ fn blockers_sql(context: &Context, others: &[u32]) -> String {
          FROM (SELECT DISTINCT pid, virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
          AND database = {0} AND (relation IN ({1}{2}) OR relation IN (SELECT d.objid FROM pg_catalog.pg_depend d \
          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass \
-         AND d.refobjid = {1} AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
+         AND d.refobjid IN ({1}) AND d.deptype IN ('a', 'i'))) AND pid IS DISTINCT FROM pg_backend_pid()) AS l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          LEFT JOIN {PREPARED} ON l.pid IS NULL AND p.held_as = l.virtualtransaction \
          WHERE coalesce(a.application_name, '') NOT LIKE 'pgrecast %' AND (coalesce(a.backend_type, '') <> 'autovacuum worker' \
          OR a.query LIKE '%(to prevent wraparound)%')",
-        context.facts.database_oid, context.plan.source.oid, others
+        context.facts.database_oid,
+        context.plan.oids(),
+        others
     )
 }
 

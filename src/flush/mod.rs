@@ -77,10 +77,7 @@ impl Flusher {
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
-            begin: format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}",
-                lock_source(&plan.source.name)
-            ),
+            begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}", lock_source(plan)),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
                 drift::sql(&plan.source)

@@ -57,7 +57,7 @@ impl Statements {
         let in_source = joined(
             columns().map(|(_, k)| format!("src.{0} {1} changed.{0}", Ident(&k.source), k.source_equal)).collect(),
         );
-        let source = &plan.source.name;
+        let source = plan.whole_source();
         let delete = |filter: &str| {
             format!(
                 "DELETE FROM {shadow} AS shadow USING (SELECT {pairs} FROM ({}) AS {alias}) AS gone WHERE {in_shadow}{filter}",
@@ -80,7 +80,7 @@ impl Statements {
             .join(", ");
         let insert = format!(
             "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({}) AS changed \
-             JOIN ONLY {source} AS src ON {in_source}) AS {alias} ON CONFLICT",
+             JOIN {source} AS src ON {in_source}) AS {alias} ON CONFLICT",
             plan.overriding(),
             each_key_once(plan),
         );

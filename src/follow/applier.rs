@@ -391,7 +391,7 @@ impl Applier {
                     }
                     self.last_end = self.last_end.max(commit_end.unwrap_or(Lsn::ZERO));
                 }
-                Event::Truncated { .. } => self.truncate().await?,
+                Event::Truncated { relations, .. } => self.truncate(&relations).await?,
                 Event::Barrier { token, .. } => self.barrier(&token).await?,
                 Event::Schema(_) => {}
                 Event::Empty { commit_end } => self.last_end = self.last_end.max(commit_end),
@@ -436,15 +436,21 @@ impl Applier {
         Ok(())
     }
 
-    /// Rule 8: TRUNCATE empties the shadow and ends the copy. On the shadow only workers of ours hold locks, so nobody
-    /// queues behind the wait for the last of them, be it an index build.
-    async fn truncate(&mut self) -> Result<(), Failure> {
+    /// Rule 8: TRUNCATE empties the shadow, or those of the partitions it was about, and ends their copy. On the shadow
+    /// only workers of ours hold locks, so nobody queues behind the wait for the last of them, be it an index build.
+    async fn truncate(&mut self, relations: &[u32]) -> Result<(), Failure> {
+        let leaves = self.job.plan.leaves(&self.job.names).into_iter().filter(|l| relations.contains(&l.source.oid));
+        let (oids, shadows): (Vec<String>, Vec<String>) =
+            leaves.map(|l| (l.source.oid.to_string(), l.names.shadow().to_string())).unzip();
         let sql = format!(
-            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.migration SET copy_over = true WHERE id = {}; COMMIT",
-            self.job.names.shadow(),
-            self.job.id
+            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.leaf SET copy_over = true WHERE migration = {} AND relation IN ({}); COMMIT",
+            shadows.join(", "),
+            self.job.id,
+            oids.join(", ")
         );
-        self.job.copy.over.store(true, Ordering::Release);
+        for oid in relations {
+            self.job.copy.end(*oid);
+        }
         self.touched.clone_from(&self.watched);
         let mut retry = Retry::new();
         while let Err(e) = self.conn.batch("empty shadow", &sql).await {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::error::Failure;
 use crate::pg::replication::{Frame, Login, Replication, SlotOptions, Stream};
 use crate::pg::{Connector, Error, Lsn};
-use crate::plan::types::Plan;
+use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::stream::{Assembler, Event, KeyReader, decode};
 
@@ -135,7 +135,8 @@ async fn pump(
     positions: &Positions,
     retry: &mut Retry,
 ) -> Result<(), Broken> {
-    let reader = KeyReader::new(source.plan.source.oid, source.plan.key_names());
+    let leaves = source.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.oid).collect::<Vec<_>>();
+    let reader = KeyReader::new(leaves, source.plan.key_names());
     let mut intake = Intake {
         assembler: Assembler::new(reader, PART_KEYS),
         held: Vec::new(),

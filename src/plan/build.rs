@@ -3,8 +3,10 @@
 use super::ddl::free_name;
 use super::key;
 use super::model::{self, Modelled, Volatility};
+use super::partitions;
 use super::shape::Shape;
-use super::types::{Plan, Value};
+use super::tree::Tree;
+use super::types::{Partition, Plan, Value};
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
 use crate::spec::Clauses;
@@ -25,17 +27,32 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// Exit 2 and 3, see [`model::model`] and [`key::choose`].
-pub async fn plan(conn: &Conn, source: Shape, request: &Request<'_>, version: u32) -> Result<Plan, Failure> {
-    let clauses = with_primary_key(&source, request)?;
-    let modelled = model::model(conn, &source, &clauses, version).await?;
+pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) -> Result<Plan, Failure> {
+    partitions::refuse_source(&tree)?;
+    let source = &tree.root;
+    let clauses = with_primary_key(source, request)?;
+    let modelled = model::model(conn, &tree, &clauses, version).await?;
     refuse_unpinned(&modelled, request.settings)?;
     let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
-    let (key, identity) = key::choose(&source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
-    let taken = relation_names(conn, &source.name.schema).await?;
-    let target = final_names(&source, modelled.target, &taken);
-    refuse_empty_not_null(conn, &source, &target, &modelled.columns).await?;
+    let (key, identity) = key::choose(source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
+    partitions::refuse_target(&tree, &modelled, &key)?;
+    let mut taken = Vec::new();
+    for shape in std::iter::once(source).chain(tree.branches.iter().map(|b| &b.shape)) {
+        taken.extend(relation_names(conn, &shape.name.schema).await?);
+    }
+    let mut names = FinalNames::new(&tree, taken);
+    let target = names.apply(source, modelled.target);
+    let targets: Vec<Shape> =
+        tree.branches.iter().zip(modelled.branches).map(|(b, target)| names.apply(&b.shape, target)).collect();
+    refuse_empty_not_null(conn, source, &target, &modelled.columns).await?;
+    let identities = partitions::identities(&tree, &key)?;
+    let partitions = tree.branches.into_iter().zip(targets).zip(identities).map(|((branch, mut target), identity)| {
+        names.rename_parents(&mut target);
+        Partition { source: branch.shape, target, parent: branch.parent, bound: branch.bound, identity }
+    });
     Ok(Plan {
-        source,
+        partitions: partitions.collect(),
+        source: tree.root,
         target,
         columns: modelled.columns,
         key,
@@ -89,7 +106,8 @@ async fn refuse_empty_not_null(
             && target.column(&c.name).is_some_and(|t| t.not_null)
     };
     let Some(column) = columns.iter().find(null) else { return Ok(()) };
-    let sql = format!("SELECT 1 FROM ONLY {} LIMIT 1", source.name);
+    let only = if source.is_partitioned() { "" } else { "ONLY " };
+    let sql = format!("SELECT 1 FROM {only}{} LIMIT 1", source.name);
     if conn.scalar("look for rows", &sql).await?.is_none() {
         return Ok(());
     }
@@ -109,47 +127,72 @@ pub async fn relation_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Fa
 
 /// The model's names, moved to the source's schema: an index the source has keeps its name, a new one gets the
 /// server's name for it, or a free one where that is taken.
-fn final_names(source: &Shape, mut target: Shape, taken: &[String]) -> Shape {
-    target.name = source.name.clone();
-    target.oid = source.oid;
-    target.owner.clone_from(&source.owner);
-    target.replica_identity = source.replica_identity;
-    let mut used: Vec<String> = Vec::new();
-    let own: Vec<String> = source
-        .indexes
-        .iter()
-        .map(|i| i.name.clone())
-        .chain(source.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())))
-        .collect();
-    let mut settle = |name: &str| {
-        let blocked =
-            |n: &str| used.iter().any(|u| u == n) || (!own.iter().any(|o| o == n) && taken.iter().any(|t| t == n));
-        let free = free_name(name, "", blocked);
-        used.push(free.clone());
-        free
-    };
-    for index in &mut target.indexes {
-        index.name = settle(&index.name);
+struct FinalNames {
+    used: Vec<String>,
+    own: Vec<String>,
+    taken: Vec<String>,
+    /// Indexes: as the model calls them, and as they will be called.
+    indexes: Vec<(String, String)>,
+}
+
+impl FinalNames {
+    fn new(tree: &Tree, taken: Vec<String>) -> Self {
+        let shapes = || std::iter::once(&tree.root).chain(tree.branches.iter().map(|b| &b.shape));
+        let indexes = shapes().flat_map(|s| s.indexes.iter().map(|i| i.name.clone()));
+        let sequences =
+            shapes().flat_map(|s| s.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())));
+        FinalNames { used: Vec::new(), own: indexes.chain(sequences).collect(), taken, indexes: Vec::new() }
     }
-    for column in &mut target.columns {
-        let origin =
-            usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
-        let kept = origin.and_then(|o| o.sequence.as_ref());
-        match (&mut column.sequence, kept) {
-            (Some(own), Some(kept)) => {
-                own.name = kept.name.clone();
-                own.comment.clone_from(&kept.comment);
+
+    fn settle(&mut self, name: &str) -> String {
+        let blocked = |n: &str| {
+            self.used.iter().any(|u| u == n) || (!self.own.iter().any(|o| o == n) && self.taken.iter().any(|t| t == n))
+        };
+        let free = free_name(name, "", blocked);
+        self.used.push(free.clone());
+        free
+    }
+
+    fn apply(&mut self, source: &Shape, mut target: Shape) -> Shape {
+        target.name = source.name.clone();
+        target.oid = source.oid;
+        target.owner.clone_from(&source.owner);
+        target.replica_identity = source.replica_identity;
+        for index in &mut target.indexes {
+            let name = self.settle(&index.name);
+            self.indexes.push((std::mem::replace(&mut index.name, name.clone()), name));
+        }
+        for column in &mut target.columns {
+            let origin =
+                usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
+            let kept = origin.and_then(|o| o.sequence.as_ref());
+            match (&mut column.sequence, kept) {
+                (Some(own), Some(kept)) => {
+                    own.name = kept.name.clone();
+                    own.comment.clone_from(&kept.comment);
+                }
+                (Some(own), None) => own.name = source.name.sibling(self.settle(&own.name.name)),
+                (None, Some(kept))
+                    if !column.origin.is_identity() && origin.is_some_and(|o| !o.origin.is_identity()) =>
+                {
+                    let mut kept = kept.clone();
+                    widen(&mut kept, &column.type_sql);
+                    column.sequence = Some(kept);
+                }
+                (None, _) => {}
             }
-            (Some(own), None) => own.name = source.name.sibling(settle(&own.name.name)),
-            (None, Some(kept)) if !column.origin.is_identity() && origin.is_some_and(|o| !o.origin.is_identity()) => {
-                let mut kept = kept.clone();
-                widen(&mut kept, &column.type_sql);
-                column.sequence = Some(kept);
+        }
+        target
+    }
+
+    /// An index of a partition belongs to one of its parent's, whatever that is called in the end.
+    fn rename_parents(&self, target: &mut Shape) {
+        for parent in target.indexes.iter_mut().filter_map(|i| i.parent.as_mut()) {
+            if let Some((_, name)) = self.indexes.iter().find(|(old, _)| old == parent) {
+                parent.clone_from(name);
             }
-            (None, _) => {}
         }
     }
-    target
 }
 
 /// A serial's sequence follows its column to a wider type.

@@ -34,12 +34,16 @@ pub fn create_table(
     let mut sql = String::new();
     let kind = if purpose == Purpose::Model { "TEMPORARY TABLE" } else { "TABLE" };
     let target = if purpose == Purpose::Model { Ident(&name.name).to_string() } else { name.to_string() };
-    sql.push_str(&format!(
-        "CREATE {kind} {target} (\n  {}\n) USING {}",
-        lines.join(",\n  "),
-        Ident(&shape.access_method)
-    ));
-    let options = if purpose == Purpose::Shadow { quiet_options(shape) } else { shape.options.clone() };
+    sql.push_str(&format!("CREATE {kind} {target} (\n  {}\n)", lines.join(",\n  ")));
+    if let Some(key) = &shape.partition_key {
+        sql.push_str(&format!(" PARTITION BY {key}"));
+    }
+    if !shape.access_method.is_empty() {
+        sql.push_str(&format!(" USING {}", Ident(&shape.access_method)));
+    }
+    // A partitioned table takes none.
+    let quiet = purpose == Purpose::Shadow && !shape.is_partitioned();
+    let options = if quiet { quiet_options(shape) } else { shape.options.clone() };
     if !options.is_empty() {
         sql.push_str(&format!(" WITH ({})", option_list(&options)));
     }
@@ -125,11 +129,13 @@ pub fn column_settings(shape: &Shape, table: &str) -> Vec<String> {
 }
 
 /// Constraints that existing rows need not pass, with their comments. On a table that rows are still copied to
-/// they would be asked of every row, so they come last.
+/// they would be asked of every row, so they come last. A partition gets its parent's from there.
 pub fn unvalidated_checks(shape: &Shape, table: &str) -> Vec<String> {
     let mut steps = Vec::new();
     for c in shape.checks.iter().filter(|c| !c.validated) {
-        steps.push(format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition));
+        if !c.inherited {
+            steps.push(format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&c.name), c.definition));
+        }
         steps.extend(check_comment(c, table));
     }
     steps
@@ -167,12 +173,23 @@ pub fn comments(shape: &Shape, table: &str) -> Vec<String> {
 }
 
 /// The statement that builds an index on `table` under the name `index`, as far as it needs no stronger lock than
-/// SHARE, so that several can be built side by side. An exclusion constraint builds its index itself, later.
+/// SHARE, so that several can be built side by side; a partition's primary key does. An exclusion constraint builds its
+/// index itself, later.
 pub fn build_index(shape_index: &Index, table: &str, index: &str) -> Option<String> {
     match &shape_index.constraint {
         Some(Constraint { kind: ConstraintKind::Exclusion, .. }) => None,
+        Some(constraint) if is_whole(shape_index) => {
+            Some(format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {} {}", Ident(index), constraint.definition))
+        }
         Some(_) | None => Some(create_index(shape_index, table, index)),
     }
+}
+
+/// A partition's share of a primary key is made as a whole, under a stronger lock: from 18 on, USING INDEX turns the NOT
+/// NULL constraints that the partition has from its parent into its own, and under names that differ from the parent's
+/// ALTER TABLE fails on such ones.
+fn is_whole(index: &Index) -> bool {
+    index.is_primary() && index.parent.is_some()
 }
 
 /// The statements that make a built index what it is: its constraint (ALTER TABLE … ADD CONSTRAINT … USING INDEX),
@@ -184,6 +201,7 @@ pub fn attach_index(shape_index: &Index, table: &str, index: &QualifiedName) -> 
         Some(Constraint { kind: ConstraintKind::Exclusion, definition, .. }) => {
             steps.push(format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition}"));
         }
+        Some(_) if is_whole(shape_index) => {}
         Some(constraint) => {
             let kind = if constraint.kind == ConstraintKind::Primary { "PRIMARY KEY" } else { "UNIQUE" };
             let mut sql = format!("ALTER TABLE {table} ADD CONSTRAINT {name} {kind} USING INDEX {name}");
@@ -197,6 +215,26 @@ pub fn attach_index(shape_index: &Index, table: &str, index: &QualifiedName) -> 
         }
         None => {}
     }
+    steps.extend(index_settings(shape_index, table, index));
+    steps
+}
+
+/// The statements that make a partitioned table's index, without those of its partitions.
+pub fn partitioned_index(index: &Index, table: &str, name: &QualifiedName) -> Vec<String> {
+    let own = Ident(&name.name);
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    let mut steps = vec![match &index.constraint {
+        Some(constraint) => format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {own} {}", constraint.definition),
+        None => format!("CREATE {unique}INDEX {own} ON ONLY {table} {}", index.definition),
+    }];
+    steps.extend(index_settings(index, table, name));
+    steps
+}
+
+/// Statistics targets, comments, the CLUSTER mark.
+fn index_settings(shape_index: &Index, table: &str, index: &QualifiedName) -> Vec<String> {
+    let name = Ident(&index.name);
+    let mut steps = Vec::new();
     for (position, target) in &shape_index.statistics {
         steps.push(format!("ALTER INDEX {index} ALTER COLUMN {position} SET STATISTICS {target}"));
     }
@@ -232,6 +270,9 @@ pub fn quiet_options(shape: &Shape) -> Vec<String> {
 /// The storage parameters a swapped-in shadow must be given back.
 pub fn restore_autovacuum(shape: &Shape, table: &str) -> Vec<String> {
     let mut steps = Vec::new();
+    if shape.is_partitioned() {
+        return steps;
+    }
     for name in ["autovacuum_enabled", "toast.autovacuum_enabled"] {
         match shape.options.iter().find(|o| option_name(o) == name) {
             Some(own) => steps.push(format!("ALTER TABLE {table} SET ({})", option_list(std::slice::from_ref(own)))),

@@ -4,6 +4,8 @@ pub mod build;
 pub mod ddl;
 pub mod key;
 pub mod model;
+pub mod partitions;
 pub mod read;
 pub mod shape;
+pub mod tree;
 pub mod types;

@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::ddl::{self, Purpose};
 use super::read;
 use super::shape::{Origin, Shape};
+use super::tree::{self, Branch, Node, Tree};
 use super::types::{TargetColumn, Value};
 use crate::error::{Exit, Failure};
 use crate::pg::{Conn, Ident, Literal, QualifiedName};
@@ -19,6 +20,8 @@ use crate::spec::{Clause, ClauseKind, Clauses};
 pub struct Modelled {
     /// The shape, still under the temporary schema's name.
     pub target: Shape,
+    /// Those of the partitions, in the order of the source's.
+    pub branches: Vec<Shape>,
     /// Its columns' values.
     pub columns: Vec<TargetColumn>,
     /// For each converted source column: the source columns its expression reads, and whether it depends on settings.
@@ -54,10 +57,10 @@ pub enum Volatility {
 ///
 /// # Errors
 /// Exit 3 with the server's words where it refuses a clause.
-pub async fn model(conn: &Conn, source: &Shape, clauses: &Clauses, version: u32) -> Result<Modelled, Failure> {
+pub async fn model(conn: &Conn, tree: &Tree, clauses: &Clauses, version: u32) -> Result<Modelled, Failure> {
     conn.batch("begin model", "BEGIN").await?;
     let made = match Manner::read(conn).await {
-        Ok(own) => Model { conn, source, version, own }.make(clauses).await,
+        Ok(own) => Model { conn, source: &tree.root, branches: &tree.branches, version, own }.make(clauses).await,
         Err(failure) => Err(failure),
     };
     conn.batch("discard model", "ROLLBACK").await?;
@@ -67,6 +70,7 @@ pub async fn model(conn: &Conn, source: &Shape, clauses: &Clauses, version: u32)
 struct Model<'a> {
     conn: &'a Conn,
     source: &'a Shape,
+    branches: &'a [Branch],
     version: u32,
     own: Manner,
 }
@@ -109,20 +113,40 @@ impl Model<'_> {
         format!("pg_temp.{}", Ident(&self.source.name.name))
     }
 
-    /// An empty temporary table of the source's shape, names included.
+    /// An empty temporary table of the source's shape with all its partitions, names included.
     async fn create(&self) -> Result<(), Failure> {
-        let table = self.table();
-        let mut sql = vec![ddl::create_table(self.source, &self.source.name, Purpose::Model, &[], self.version)];
-        sql.extend(ddl::column_settings(self.source, &table));
-        sql.extend(ddl::unvalidated_checks(self.source, &table));
-        sql.extend(ddl::comments(self.source, &table));
-        for index in &self.source.indexes {
-            sql.extend(ddl::build_index(index, &table, &index.name));
-            let name = QualifiedName::new("pg_temp", &index.name);
-            sql.extend(ddl::attach_index(index, &table, &name));
-            // Indexes of temporary tables follow temp_tablespaces instead.
-            if let Some(tablespace) = &index.tablespace {
-                sql.push(format!("ALTER INDEX {name} SET TABLESPACE {}", Ident(tablespace)));
+        self.create_tree(self.source, self.branches).await
+    }
+
+    /// The same without partitions: what is asked of expressions needs none.
+    async fn create_alone(&self) -> Result<(), Failure> {
+        let mut alone = self.source.clone();
+        if alone.is_partitioned() {
+            (alone.partition_key, alone.access_method) = (None, "heap".to_owned());
+        }
+        self.create_tree(&alone, &[]).await
+    }
+
+    async fn create_tree(&self, root: &Shape, branches: &[Branch]) -> Result<(), Failure> {
+        let nodes = nodes(root, branches);
+        let mut sql = tree::create(&nodes, Purpose::Model, &[], self.version);
+        for node in &nodes {
+            sql.extend(ddl::unvalidated_checks(node.shape, &node.name.to_string()));
+        }
+        for (n, node) in nodes.iter().enumerate().rev() {
+            if node.shape.is_partitioned() {
+                sql.extend(tree::partitioned_indexes(&nodes, n));
+            } else {
+                for (index, name) in node.shape.indexes.iter().zip(&node.indexes) {
+                    sql.extend(ddl::build_index(index, &node.name.to_string(), &name.name));
+                    sql.extend(ddl::attach_index(index, &node.name.to_string(), name));
+                }
+            }
+            for (index, name) in node.shape.indexes.iter().zip(&node.indexes) {
+                // Indexes of temporary tables follow temp_tablespaces instead.
+                if let Some(tablespace) = &index.tablespace {
+                    sql.push(format!("ALTER INDEX {name} SET TABLESPACE {}", Ident(tablespace)));
+                }
             }
         }
         self.manner(&Manner::pinned()).await?;
@@ -139,9 +163,9 @@ impl Model<'_> {
         Ok(self.conn.batch("set search_path", &sql).await?)
     }
 
-    /// Reads the copy's shape with everything qualified.
-    async fn read(&self) -> Result<Shape, Failure> {
-        let oid = self.oid().await?;
+    /// Reads a copy's shape with everything qualified.
+    async fn read(&self, source: &Shape) -> Result<Shape, Failure> {
+        let oid = self.oid_of(&source.name.name).await?;
         self.manner(&Manner::pinned()).await?;
         let shape = read::shape(self.conn, oid).await?;
         self.manner(&self.own).await?;
@@ -149,7 +173,12 @@ impl Model<'_> {
     }
 
     async fn oid(&self) -> Result<u32, Failure> {
-        let sql = format!("SELECT {}::regclass::oid", Literal(&self.table()));
+        self.oid_of(&self.source.name.name).await
+    }
+
+    async fn oid_of(&self, name: &str) -> Result<u32, Failure> {
+        let table = QualifiedName::new("pg_temp", name).to_string();
+        let sql = format!("SELECT {}::regclass::oid", Literal(&table));
         self.conn
             .scalar("find model", &sql)
             .await?
@@ -166,10 +195,14 @@ impl Model<'_> {
         for statement in clauses.statements() {
             self.apply(&statement).await?;
         }
-        let target = self.read().await?;
+        let target = self.read(self.source).await?;
+        let mut branches = Vec::new();
+        for branch in self.branches {
+            branches.push(self.read(&branch.shape).await?);
+        }
         let target_equal = self.equalities(&target).await?;
         self.drop().await?;
-        self.create().await?;
+        self.create_alone().await?;
         let source_equal = self.equalities(self.source).await?;
         let conversions = self.conversions(clauses, &target).await?;
         let columns = self.columns(&target, &conversions).await?;
@@ -183,7 +216,7 @@ impl Model<'_> {
                 Some((source.clone(), of(&source_equal, &source)?, c.name.clone(), of(&target_equal, &c.name)?))
             })
             .collect();
-        Ok(Modelled { target, columns, conversions, equalities })
+        Ok(Modelled { target, branches, columns, conversions, equalities })
     }
 
     async fn apply(&self, statement: &[&Clause]) -> Result<(), Failure> {
@@ -472,6 +505,16 @@ impl Model<'_> {
         }
         Ok(found)
     }
+}
+
+/// The copies of a table and its partitions, under the names of those.
+fn nodes<'a>(root: &'a Shape, branches: &'a [Branch]) -> Vec<Node<'a>> {
+    let node = |shape: &'a Shape, hangs| {
+        let indexes = shape.indexes.iter().map(|i| QualifiedName::new("pg_temp", &i.name)).collect();
+        Node { shape, name: QualifiedName::new("pg_temp", &shape.name.name), hangs, indexes }
+    };
+    let partitions = branches.iter().map(|b| node(&b.shape, Some((b.parent.map_or(0, |n| n + 1), b.bound.as_str()))));
+    std::iter::once(node(root, None)).chain(partitions).collect()
 }
 
 /// The name of the CHECK that carries an expression through the server.

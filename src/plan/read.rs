@@ -21,6 +21,7 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
         name: QualifiedName::new(head.schema, head.name),
         owner: head.owner,
         access_method: head.access_method,
+        partition_key: head.partition_key,
         tablespace: head.tablespace,
         options: head.options,
         columns,
@@ -45,6 +46,7 @@ struct Head {
     name: String,
     owner: String,
     access_method: String,
+    partition_key: Option<String>,
     tablespace: Option<String>,
     options: Vec<String>,
     replica_identity: char,
@@ -54,7 +56,8 @@ struct Head {
 const HEAD: &str = "
 SELECT json_build_object(
     'schema', n.nspname, 'name', c.relname, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
-    'access_method', coalesce(am.amname, 'heap'), 'tablespace', ts.spcname,
+    'access_method', coalesce(am.amname, CASE c.relkind WHEN 'p' THEN '' ELSE 'heap' END),
+    'partition_key', pg_catalog.pg_get_partkeydef(c.oid), 'tablespace', ts.spcname,
     'options', (SELECT coalesce(json_agg(o), '[]') FROM (
         SELECT unnest(c.reloptions) AS o UNION ALL SELECT 'toast.' || unnest(tc.reloptions)) AS opts),
     'replica_identity', c.relreplident, 'comment', pg_catalog.obj_description(c.oid, 'pg_class'))
@@ -109,7 +112,7 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 const CHECKS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', k.conname, 'definition', pg_catalog.pg_get_constraintdef(k.oid), 'validated', k.convalidated,
-    'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname), '[]')
+    'inherited', k.coninhcount > 0, 'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname), '[]')
 FROM pg_catalog.pg_constraint k
 WHERE k.conrelid = $1 AND (k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated)";
 
@@ -130,6 +133,7 @@ struct IndexRest {
     keys: Vec<Option<String>>,
     tablespace: Option<String>,
     constraint: Option<super::shape::Constraint>,
+    parent: Option<String>,
     clustered: bool,
     replica_identity: bool,
     statistics: Vec<(i16, i32)>,
@@ -149,6 +153,7 @@ impl RawIndex {
             keys: i.keys,
             tablespace: i.tablespace,
             constraint: i.constraint,
+            parent: i.parent,
             clustered: i.clustered,
             replica_identity: i.replica_identity,
             statistics: i.statistics,
@@ -186,6 +191,8 @@ SELECT coalesce(json_agg(json_build_object(
         'comment', pg_catalog.obj_description(k.oid, 'pg_constraint'))
         FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid
           AND k.contype IN ('p', 'u', 'x')),
+    'parent', (SELECT pc.relname FROM pg_catalog.pg_inherits h JOIN pg_catalog.pg_class pc ON pc.oid = h.inhparent
+        WHERE h.inhrelid = i.indexrelid),
     'clustered', i.indisclustered, 'replica_identity', i.indisreplident,
     'statistics', (SELECT coalesce(json_agg(json_build_array(a.attnum, a.attstattarget::int)), '[]')
         FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indexrelid AND a.attstattarget::int >= 0),

@@ -16,8 +16,11 @@ pub struct Shape {
     pub name: QualifiedName,
     /// The owning role.
     pub owner: String,
-    /// The table access method.
+    /// The table access method; empty for a partitioned table, which has no rows of its own.
     pub access_method: String,
+    /// What follows PARTITION BY, for a partitioned table.
+    #[serde(default)]
+    pub partition_key: Option<String>,
     /// The tablespace, where it is not the database's.
     pub tablespace: Option<String>,
     /// Storage parameters as `name=value`, those of the TOAST table with the prefix `toast.`.
@@ -134,6 +137,9 @@ pub struct Check {
     pub definition: String,
     /// Whether existing rows are known to pass.
     pub validated: bool,
+    /// Whether a partition has it from its parent.
+    #[serde(default)]
+    pub inherited: bool,
     /// Its comment.
     pub comment: Option<String>,
 }
@@ -157,6 +163,9 @@ pub struct Index {
     pub tablespace: Option<String>,
     /// The constraint it serves.
     pub constraint: Option<Constraint>,
+    /// The parent table's index that it is a partition of.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// CLUSTER mark.
     pub clustered: bool,
     /// Used as replica identity.
@@ -199,6 +208,11 @@ impl Shape {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// Whether its rows are those of its partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.partition_key.is_some()
     }
 
     /// The primary key's index.

@@ -16,12 +16,43 @@ pub struct Plan {
     pub columns: Vec<TargetColumn>,
     /// What tells rows apart.
     pub key: Key,
-    /// What must be done to the source's replica identity first.
+    /// What must be done to the source's replica identity first; that of a partitioned source counts for nothing.
     pub identity: IdentityChange,
+    /// The partitions of a partitioned source, parents before children.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
     /// Session settings the conversions were given (`TimeZone` …).
     pub settings: Vec<(String, String)>,
     /// The clauses as typed.
     pub clauses: String,
+}
+
+/// A partition of the source. It holds rows, unless it is partitioned itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// As it stands.
+    pub source: Shape,
+    /// As it will stand, under its final names.
+    pub target: Shape,
+    /// The place of its parent among [`Plan::partitions`]; `None` for a partition of the source itself.
+    pub parent: Option<usize>,
+    /// `FOR VALUES …` or `DEFAULT`.
+    pub bound: String,
+    /// What must be done to its replica identity first.
+    pub identity: IdentityChange,
+}
+
+/// A table of the migration: the source, or one of its partitions.
+#[derive(Debug, Clone)]
+pub struct Member<'a> {
+    /// As it stands.
+    pub source: &'a Shape,
+    /// As it will stand.
+    pub target: &'a Shape,
+    /// The names of what stands for it.
+    pub names: Names,
+    /// What must be done to its replica identity first.
+    pub identity: &'a IdentityChange,
 }
 
 /// One target column.
@@ -128,6 +159,8 @@ pub enum IdentityChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     id: i32,
+    /// A partition's place in the plan.
+    partition: Option<usize>,
 }
 
 /// The schema that holds everything the tool owns.
@@ -136,32 +169,44 @@ pub const SCHEMA: &str = "pgrecast";
 impl Names {
     /// The names of migration `id`.
     pub fn new(id: i32) -> Self {
-        Names { id }
+        Names { id, partition: None }
+    }
+
+    /// The same for the plan's nth partition: its shadow, and what belongs to that.
+    pub fn of_partition(&self, n: usize) -> Self {
+        Names { id: self.id, partition: Some(n) }
     }
 
     /// The shadow table.
     pub fn shadow(&self) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("shadow_{}", self.id))
+        QualifiedName::new(SCHEMA, self.stem())
+    }
+
+    fn stem(&self) -> String {
+        match self.partition {
+            None => format!("shadow_{}", self.id),
+            Some(n) => format!("shadow_{}_partition_{n}", self.id),
+        }
     }
 
     /// The shadow's nth index, until the swap renames it.
     pub fn index(&self, n: usize) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("shadow_{}_index_{n}", self.id))
+        QualifiedName::new(SCHEMA, format!("{}_index_{n}", self.stem()))
     }
 
     /// The shadow's helper index.
     pub fn helper_index(&self) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("shadow_{}_key", self.id))
+        QualifiedName::new(SCHEMA, format!("{}_key", self.stem()))
     }
 
     /// The sequence of the shadow's nth column, until the swap renames it.
     pub fn sequence(&self, n: usize) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("shadow_{}_sequence_{n}", self.id))
+        QualifiedName::new(SCHEMA, format!("{}_sequence_{n}", self.stem()))
     }
 
     /// The shadow's statistics object for the one with this oid, until the swap renames it.
     pub fn statistics(&self, oid: u32) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("shadow_{}_statistics_{oid}", self.id))
+        QualifiedName::new(SCHEMA, format!("{}_statistics_{oid}", self.stem()))
     }
 
     /// What the names of views begin with that are made on the shadow before the swap.
@@ -226,10 +271,55 @@ impl Names {
 }
 
 impl Plan {
+    /// The source with its partitions, and with nothing else that may inherit from it, as LOCK TABLE and FROM name it.
+    pub fn whole_source(&self) -> String {
+        match self.source.is_partitioned() {
+            true => self.source.name.to_string(),
+            false => format!("ONLY {}", self.source.name),
+        }
+    }
+
     /// The source as the FROM clause of every statement that evaluates the projection: aliased to its bare name, so
     /// that a qualified column reference of the user's expression still means it.
     pub fn source_from(&self) -> String {
-        format!("ONLY {} AS {}", self.source.name, self.alias())
+        format!("{} AS {}", self.whole_source(), self.alias())
+    }
+
+    /// One table that holds rows of the source as such a FROM clause.
+    pub fn leaf_from(&self, leaf: &Shape) -> String {
+        format!("ONLY {} AS {}", leaf.name, self.alias())
+    }
+
+    /// The source and its partitions, parents before children. A source that is not partitioned is alone.
+    pub fn members(&self, names: &Names) -> Vec<Member<'_>> {
+        let own = Names::new(names.id);
+        let root = Member { source: &self.source, target: &self.target, names: own, identity: &self.identity };
+        let partitions = self.partitions.iter().enumerate().map(|(n, p)| Member {
+            source: &p.source,
+            target: &p.target,
+            names: names.of_partition(n),
+            identity: &p.identity,
+        });
+        std::iter::once(root).chain(partitions).collect()
+    }
+
+    /// Those of the members that hold rows: the source itself where it is not partitioned.
+    pub fn leaves(&self, names: &Names) -> Vec<Member<'_>> {
+        let mut members = self.members(names);
+        members.retain(|member| !member.source.is_partitioned());
+        members
+    }
+
+    /// Oids of the source and its partitions, as an SQL list.
+    pub fn oids(&self) -> String {
+        let partitions = self.partitions.iter().map(|p| p.source.oid);
+        let all: Vec<String> = std::iter::once(self.source.oid).chain(partitions).map(|oid| oid.to_string()).collect();
+        all.join(", ")
+    }
+
+    /// Whether the replica identity of any table that holds rows must be changed.
+    pub fn changes_identity(&self) -> bool {
+        self.leaves(&Names::new(0)).iter().any(|leaf| *leaf.identity != IdentityChange::None)
     }
 
     /// The alias of the source in every statement.

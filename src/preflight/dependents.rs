@@ -53,6 +53,7 @@ named AS (
                      ELSE 'default' END
             WHEN 'pg_catalog.pg_class'::regclass THEN
                 CASE WHEN t.objid = me.oid THEN NULL
+                     WHEN (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = t.objid) THEN NULL
                      WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = t.objid) IN ('S', 't', 'v') THEN NULL
                      WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = t.objid AND i.indrelid = me.oid) THEN NULL
                      ELSE 'relation' END
@@ -60,9 +61,12 @@ named AS (
             ELSE 'object' END AS kind
     FROM ties t, me),
 loose AS (
-    SELECT 'parent' AS kind, 'parent table ' || i.inhparent::regclass AS description FROM pg_catalog.pg_inherits i, me WHERE i.inhrelid = me.oid
+    -- Partitions are part of the table; one that is named itself is refused by the look at the table.
+    SELECT 'parent' AS kind, 'parent table ' || i.inhparent::regclass AS description FROM pg_catalog.pg_inherits i, me
+    WHERE i.inhrelid = me.oid AND NOT (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = me.oid)
     UNION ALL
-    SELECT 'child', 'child table ' || i.inhrelid::regclass FROM pg_catalog.pg_inherits i, me WHERE i.inhparent = me.oid
+    SELECT 'child', 'child table ' || i.inhrelid::regclass FROM pg_catalog.pg_inherits i, me
+    WHERE i.inhparent = me.oid AND NOT (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = i.inhrelid)
     UNION ALL
     SELECT 'publication of all', 'publication ' || quote_ident(p.pubname) || ' for all tables' FROM pg_catalog.pg_publication p WHERE p.puballtables
     UNION ALL

@@ -14,6 +14,7 @@ pub use table::find_table;
 
 use crate::error::Failure;
 use crate::pg::Conn;
+use crate::plan::tree;
 
 /// One reason not to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +41,20 @@ pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Find
 
 /// What became of the table since: an empty list means that a swap loses nothing.
 pub async fn look_again(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
-    let mut findings = table::findings(conn, facts, oid).await?;
+    let mut findings = table::findings(conn, facts, oid, false).await?;
     findings.extend(grantors::findings(conn, facts, oid).await?);
     findings.extend(dependents::findings(conn, oid).await?);
+    for place in tree::places(conn, oid).await? {
+        findings.extend(table::findings(conn, facts, place.oid, true).await?);
+        findings.extend(dependents::findings(conn, place.oid).await?);
+    }
+    // What is said of the database is said once.
+    let mut seen = Vec::new();
+    findings.retain(|finding| {
+        let new = !seen.contains(&finding.what);
+        seen.push(finding.what.clone());
+        new
+    });
     Ok(findings)
 }
 

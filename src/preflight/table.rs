@@ -59,13 +59,23 @@ SELECT json_build_object('schema', n.nspname, 'name', c.relname, 'kind', c.relki
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.oid = ";
 
-pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
+/// `of_tree` is said of a partition that is looked at as part of the table it belongs to.
+pub(super) async fn findings(
+    conn: &Conn,
+    server: &ServerFacts,
+    oid: u32,
+    of_tree: bool,
+) -> Result<Vec<Finding>, Failure> {
     let f: Facts = crate::plan::read::json(conn, "read table facts", &format!("{FACTS}{oid}")).await?;
     let table = QualifiedName::new(f.schema.clone(), f.name.clone()).plain();
     let role = plain_ident(&server.role);
     let mut found = Vec::new();
     if let Some(kind) = other_kind(f.kind) {
-        found.push(Finding::new(format!("{table} is {kind}, not a table"), "Name the ordinary table behind it."));
+        let (table, hint) = match of_tree {
+            true => (format!("partition {table}"), "Detach it for the time."),
+            false => (table, "Name the ordinary table behind it."),
+        };
+        found.push(Finding::new(format!("{table} is {kind}, not a table"), hint));
         return Ok(found);
     }
     if f.system {
@@ -84,8 +94,8 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
             "Block ranges can be read of heap tables only.",
         ));
     }
-    if f.partition {
-        found.push(Finding::new(format!("{table} is a partition"), "This version migrates plain tables only."));
+    if f.partition && !of_tree {
+        found.push(Finding::new(format!("{table} is a partition"), "Migrate the partitioned table as a whole."));
     }
     if f.typed {
         found.push(Finding::new(
@@ -116,11 +126,10 @@ pub(super) async fn findings(conn: &Conn, server: &ServerFacts, oid: u32) -> Res
 
 fn other_kind(kind: char) -> Option<&'static str> {
     match kind {
-        'r' => None,
+        'r' | 'p' => None,
         'v' => Some("a view"),
         'm' => Some("a materialized view"),
         'f' => Some("a foreign table"),
-        'p' => Some("a partitioned table"),
         'S' => Some("a sequence"),
         'i' | 'I' => Some("an index"),
         'c' => Some("a composite type"),

@@ -4,4 +4,4 @@ mod phase;
 mod store;
 
 pub use phase::Phase;
-pub use store::{Migration, NewMigration, Store, lease_lost};
+pub use store::{LeafState, Migration, NewMigration, Store, lease_lost};

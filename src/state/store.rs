@@ -1,4 +1,5 @@
-//! The control schema `pgrecast`: one row a migration, one row a copied block range.
+//! The control schema `pgrecast`: one row a migration, one row a table whose blocks are copied, one row a copied block
+//! range.
 //!
 //! A phase change and its effect are one transaction: whoever changes the phase does it with [`Store::set_phase_sql`]
 //! inside the transaction that has the effect.
@@ -15,7 +16,7 @@ use crate::plan::types::Plan;
 const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 1;
+const LAYOUT: i32 = 2;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -30,9 +31,7 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     plan jsonb NOT NULL,
     phase text NOT NULL,
     x0 xid,
-    filenode oid,
     blocks int8,
-    copy_over boolean NOT NULL DEFAULT false,
     cutover_released boolean NOT NULL DEFAULT false,
     old_table text,
     to_validate jsonb NOT NULL DEFAULT '[]',
@@ -40,13 +39,22 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX IF NOT EXISTS migration_in_progress ON pgrecast.migration (source_oid) WHERE phase <> 'complete';
+CREATE TABLE IF NOT EXISTS pgrecast.leaf (
+    migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
+    relation oid NOT NULL,
+    filenode oid NOT NULL,
+    blocks int8 NOT NULL,
+    copy_over boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (migration, relation)
+);
 CREATE TABLE IF NOT EXISTS pgrecast.chunk (
     migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
+    relation oid NOT NULL,
     first_block int8 NOT NULL,
     end_block int8 NOT NULL,
     rows int8 NOT NULL,
     journaled int8 NOT NULL,
-    PRIMARY KEY (migration, first_block)
+    PRIMARY KEY (migration, relation, first_block)
 );";
 
 /// One row of `pgrecast.migration`.
@@ -68,12 +76,8 @@ pub struct Migration {
     pub phase: Phase,
     /// Rule 1's X0, 32 bits.
     pub x0: Option<u32>,
-    /// The source's file when its blocks were measured.
-    pub filenode: Option<u32>,
-    /// Blocks of the source to copy.
-    pub blocks: Option<u32>,
-    /// A TRUNCATE ended the copy.
-    pub copy_over: bool,
+    /// Blocks of the source to copy, its partitions' where it has any.
+    pub blocks: Option<u64>,
     /// `pgrecast cutover` was given.
     pub cutover_released: bool,
     /// The old table, after the swap, as SQL.
@@ -82,6 +86,21 @@ pub struct Migration {
     pub started_at: String,
     /// Rows copied so far.
     pub rows_copied: i64,
+}
+
+/// A table whose blocks are copied: the source, or one of its partitions.
+#[derive(Debug, Clone)]
+pub struct LeafState {
+    /// Its oid.
+    pub oid: u32,
+    /// Its file when its blocks were measured.
+    pub filenode: u32,
+    /// Blocks to copy.
+    pub blocks: u32,
+    /// A TRUNCATE ended its copy.
+    pub copy_over: bool,
+    /// Block ranges copied so far: (first, end), sorted.
+    pub done: Vec<(u32, u32)>,
 }
 
 /// What a new migration is registered with.
@@ -168,7 +187,7 @@ impl Store {
         }
         let sql =
             "SELECT m.id, m.layout, m.source_oid, m.source, m.request::text, m.options::text, m.plan::text, m.phase,
-                m.x0::text, m.filenode, m.blocks, m.copy_over, m.cutover_released, m.old_table,
+                m.x0::text, m.blocks, m.cutover_released, m.old_table,
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                 coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8
             FROM pgrecast.migration m ORDER BY m.id";
@@ -254,12 +273,24 @@ impl Store {
         Ok(self.conn.batch("release cut-over", &sql).await?)
     }
 
-    /// Block ranges copied so far: (first, end).
-    pub async fn chunks(&self, id: i32) -> Result<Vec<(u32, u32)>, Failure> {
-        let sql = "SELECT first_block, end_block FROM pgrecast.chunk WHERE migration = $1 ORDER BY first_block";
-        let block = |n: i64| u32::try_from(n).map_err(|_| Failure::failed(format!("pgrecast.chunk holds block {n}")));
-        let rows = self.conn.rows("read chunks", sql, &[&id]).await?;
-        rows.iter().map(|r| Ok((block(r.get(0))?, block(r.get(1))?))).collect()
+    /// The tables whose blocks are copied, as they were measured, with the block ranges copied so far.
+    pub async fn leaves(&self, id: i32) -> Result<Vec<LeafState>, Failure> {
+        let block = |n: i64| u32::try_from(n).map_err(|_| Failure::failed(format!("pgrecast holds block {n}")));
+        let sql = "SELECT relation, filenode, blocks, copy_over FROM pgrecast.leaf WHERE migration = $1";
+        let rows = self.conn.rows("read leaves", sql, &[&id]).await?;
+        let leaf = |r: &Row| {
+            let (oid, filenode, copy_over) = (r.get(0), r.get(1), r.get(3));
+            Ok::<_, Failure>(LeafState { oid, filenode, blocks: block(r.get(2))?, copy_over, done: Vec::new() })
+        };
+        let mut leaves = rows.iter().map(leaf).collect::<Result<Vec<_>, _>>()?;
+        let sql = "SELECT relation, first_block, end_block FROM pgrecast.chunk WHERE migration = $1 ORDER BY relation, first_block";
+        for row in self.conn.rows("read chunks", sql, &[&id]).await? {
+            let oid: u32 = row.get(0);
+            if let Some(leaf) = leaves.iter_mut().find(|leaf| leaf.oid == oid) {
+                leaf.done.push((block(row.get(1))?, block(row.get(2))?));
+            }
+        }
+        Ok(leaves)
     }
 
     /// Forgets a migration, and drops the control schema with the last one.
@@ -278,7 +309,7 @@ impl Store {
             self.conn
                 .batch(
                     "drop control schema",
-                    "DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
+                    "DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
                 )
                 .await
                 .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;
@@ -311,12 +342,10 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
         plan: serde_json::from_str(json(6)).map_err(|e| broken("plan", e.to_string()))?,
         phase: row.get::<_, &str>(7).parse().map_err(|e| broken("phase", e))?,
         x0: row.get::<_, Option<&str>>(8).and_then(|x| x.parse().ok()),
-        filenode: row.get(9),
-        blocks: row.get::<_, Option<i64>>(10).and_then(|b| u32::try_from(b).ok()),
-        copy_over: row.get(11),
-        cutover_released: row.get(12),
-        old_table: row.get(13),
-        started_at: row.get(14),
-        rows_copied: row.get(15),
+        blocks: row.get::<_, Option<i64>>(9).map(i64::unsigned_abs),
+        cutover_released: row.get(10),
+        old_table: row.get(11),
+        started_at: row.get(12),
+        rows_copied: row.get(13),
     })
 }

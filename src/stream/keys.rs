@@ -1,9 +1,11 @@
-//! From the changes of one source table to the keys of the rows that changed.
+//! From the changes of the source, or of its partitions, to the keys of the rows that changed.
 //!
 //! An insert names the new row's key, a delete the old row's. An update names both where they differ (rule 8 of the
 //! design). Whether they differ can only be told while every key column belongs to the replica identity: pgoutput sends
 //! the old row if a column of the identity changed, and otherwise not (manual 55.9, "Update"). So an update or delete
 //! under an identity that does not cover the key is an error, never a guess.
+
+use std::collections::{HashMap, HashSet};
 
 use super::key::Key;
 use super::message::{Message, OldRow, Relation, Tuple, Value};
@@ -45,15 +47,15 @@ pub enum KeyError {
     Text(String),
 }
 
-/// Reads the keys of one source table's changes.
+/// Reads the keys of the changes of the tables that hold the source's rows: the source itself, or its partitions.
 #[derive(Debug, Clone)]
 pub struct KeyReader {
-    source: u32,
+    sources: HashSet<u32>,
     names: Vec<String>,
-    shape: Option<Shape>,
+    shapes: HashMap<u32, Shape>,
 }
 
-/// The source as its latest Relation message described it.
+/// A table as its latest Relation message described it.
 #[derive(Debug, Clone)]
 struct Shape {
     relation: Relation,
@@ -62,14 +64,14 @@ struct Shape {
 }
 
 impl KeyReader {
-    /// Reads the changes of the table with this oid, whose key has these columns in this order.
-    pub fn new(source_oid: u32, key_columns: Vec<String>) -> Self {
-        KeyReader { source: source_oid, names: key_columns, shape: None }
+    /// Reads the changes of the tables with these oids, whose key has these columns in this order.
+    pub fn new(sources: impl IntoIterator<Item = u32>, key_columns: Vec<String>) -> Self {
+        KeyReader { sources: sources.into_iter().collect(), names: key_columns, shapes: HashMap::new() }
     }
 
-    /// The table whose changes are read.
-    pub fn source(&self) -> u32 {
-        self.source
+    /// Whether the changes of this table are read.
+    pub fn reads(&self, relation: u32) -> bool {
+        self.sources.contains(&relation)
     }
 
     /// Takes a table's description; says whether it is the source's and differs from what was known, as the first one
@@ -79,7 +81,8 @@ impl KeyReader {
     ///
     /// [`KeyError::Hidden`] where a key column is missing.
     pub fn describe(&mut self, relation: &Relation) -> Result<bool, KeyError> {
-        if relation.oid != self.source || self.shape.as_ref().is_some_and(|shape| shape.relation == *relation) {
+        let known = self.shapes.get(&relation.oid).is_some_and(|shape| shape.relation == *relation);
+        if !self.reads(relation.oid) || known {
             return Ok(false);
         }
         if self.names.is_empty() {
@@ -90,7 +93,7 @@ impl KeyReader {
             found.ok_or_else(|| KeyError::Hidden(name.clone()))
         };
         let positions = self.names.iter().map(position).collect::<Result<_, _>>()?;
-        self.shape = Some(Shape { relation: relation.clone(), positions });
+        self.shapes.insert(relation.oid, Shape { relation: relation.clone(), positions });
         Ok(true)
     }
 
@@ -101,11 +104,11 @@ impl KeyReader {
     /// Any [`KeyError`] but [`KeyError::NoColumns`] and [`KeyError::Hidden`].
     pub fn read(&self, message: &Message, keys: &mut Vec<Key>) -> Result<(), KeyError> {
         match message {
-            Message::Insert(insert) if insert.relation == self.source => {
-                keys.push(self.shape()?.key(&insert.new, None)?);
+            Message::Insert(insert) if self.reads(insert.relation) => {
+                keys.push(self.shape(insert.relation)?.key(&insert.new, None)?);
             }
-            Message::Update(update) if update.relation == self.source => {
-                let shape = self.shape()?;
+            Message::Update(update) if self.reads(update.relation) => {
+                let shape = self.shape(update.relation)?;
                 shape.check_identity()?;
                 let new = shape.key(&update.new, update.old.as_ref())?;
                 if let Some(old) = &update.old {
@@ -116,8 +119,8 @@ impl KeyReader {
                 }
                 keys.push(new);
             }
-            Message::Delete(delete) if delete.relation == self.source => {
-                let shape = self.shape()?;
+            Message::Delete(delete) if self.reads(delete.relation) => {
+                let shape = self.shape(delete.relation)?;
                 shape.check_identity()?;
                 keys.push(shape.key(delete.old.tuple(), None)?);
             }
@@ -135,8 +138,8 @@ impl KeyReader {
         Ok(())
     }
 
-    fn shape(&self) -> Result<&Shape, KeyError> {
-        self.shape.as_ref().ok_or(KeyError::Undescribed)
+    fn shape(&self, relation: u32) -> Result<&Shape, KeyError> {
+        self.shapes.get(&relation).ok_or(KeyError::Undescribed)
     }
 }
 

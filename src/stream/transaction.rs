@@ -29,8 +29,10 @@ pub enum Event {
         /// once all of the transaction is durable.
         commit_end: Option<Lsn>,
     },
-    /// The source was emptied, after what came earlier and before what comes later.
+    /// Tables of the source were emptied, after what came earlier and before what comes later.
     Truncated {
+        /// Their oids: the source itself, or partitions of it.
+        relations: Vec<u32>,
         /// The transaction.
         xid: u32,
         /// Where its commit record starts.
@@ -184,12 +186,12 @@ impl Assembler {
     }
 
     fn truncate(&mut self, truncate: &Truncate, events: &mut Vec<Event>) -> Result<(), SequenceError> {
-        let source = self.reader.source();
+        let relations: Vec<u32> = truncate.relations.iter().copied().filter(|r| self.reader.reads(*r)).collect();
         let open = self.open("Truncate")?;
-        if truncate.relations.contains(&source) {
+        if !relations.is_empty() {
             open.send_keys(events);
             open.begun = true;
-            events.push(Event::Truncated { xid: open.xid, commit_lsn: open.commit_lsn });
+            events.push(Event::Truncated { relations, xid: open.xid, commit_lsn: open.commit_lsn });
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ impl Carry<'_> {
             .map(|view| format!("ALTER {} {} OWNER TO {}", view.word(), view.name, Ident(&view.owner)))
             .chain(self.children().iter().map(|table| exclusive(table)))
             .chain([self.own_lock()])
+            .chain(self.partitions_lock())
             .chain(self.parents().iter().map(|table| exclusive(table)))
             .collect()
     }
@@ -37,6 +38,12 @@ impl Carry<'_> {
     /// The lock on the source.
     pub fn own_lock(&self) -> String {
         exclusive(&format!("ONLY {}", self.plan.source.name))
+    }
+
+    /// The lock on its partitions, parents before children, as whoever writes through the source comes to them.
+    pub fn partitions_lock(&self) -> Option<String> {
+        let names = self.plan.partitions.iter().map(|p| format!("ONLY {}", p.source.name)).collect::<Vec<_>>();
+        (!names.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")))
     }
 
     /// Tables beside the source of which autovacuum is to keep away, each as LOCK TABLE calls it.

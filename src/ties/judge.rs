@@ -7,7 +7,7 @@ use super::text;
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties, View};
 use crate::pg::sql::plain_ident;
-use crate::plan::types::{IdentityChange, Plan};
+use crate::plan::types::Plan;
 use crate::preflight::Finding;
 
 /// Findings in a stable order; an empty list means that all is carried.
@@ -44,7 +44,7 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(owned(&what, s.owned));
         found.extend(judge.renamed(&what, &s.mentions));
     }
-    if plan.identity != IdentityChange::None
+    if plan.changes_identity()
         && let Some(p) = ties.publications.iter().map(|p| &p.name).chain(&ties.schema_publications).next()
     {
         found.push(Finding::new(
@@ -155,6 +155,11 @@ impl Judge<'_> {
         let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
         let mut found = Vec::new();
         let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
+        // A partitioned source is carried at one end, where the other is not.
+        let both = key.table.kind == 'p' && key.refers_to.kind == 'p';
+        if self.plan.source.is_partitioned() && both {
+            found.push(Finding::new(format!("{what} has partitioned tables at both ends"), drop));
+        }
         if key.inherited {
             found.push(Finding::new(format!("{what} is a partition's share of its parent's"), drop));
         }

@@ -10,6 +10,7 @@ mod functions;
 pub mod grants;
 mod judge;
 mod made;
+mod partition;
 mod read;
 mod sequences;
 mod stored;
@@ -78,6 +79,11 @@ impl Ties {
     /// What cannot be carried through this change, as far as the picture itself shows it.
     pub fn judge(&self, plan: &Plan) -> Vec<Finding> {
         judge::judge(plan, self)
+    }
+
+    /// Those of a partition that it has not from the table it belongs to: they are not carried.
+    pub fn of_partition(&self, name: &QualifiedName) -> Vec<Finding> {
+        partition::findings(self, name)
     }
 
     /// What cannot be carried through this change. `conn` is a session in which temporary tables may be made.
@@ -177,6 +183,8 @@ pub struct Trigger {
     pub enabled: char,
     /// Columns of the table that it names.
     pub mentions: Vec<String>,
+    /// Whether a partition has it from its parent, in the same state.
+    pub inherited: bool,
     /// Its comment.
     pub comment: Option<String>,
     /// Extensions that it was told to depend on.

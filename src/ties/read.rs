@@ -138,15 +138,17 @@ JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_namespace f
 WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)
   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint up WHERE up.oid = k.conparentid AND (up.conrelid = $1 OR up.confrelid = $1))";
 
+/// A partition's share of its parent's trigger is internal before 15; one in another state than that is told in any case.
 const TRIGGERS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
-    'mentions', $mentions,
+    'mentions', $mentions, 'inherited', p.tgenabled IS NOT DISTINCT FROM g.tgenabled,
     'comment', pg_catalog.obj_description(g.oid, 'pg_trigger'),
     'extensions', (SELECT coalesce(json_agg(e.extname ORDER BY e.extname), '[]') FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
         WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = g.oid AND d.deptype = 'x')) ORDER BY g.tgname), '[]')
-FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal AND g.tgrelid = $1";
+FROM pg_catalog.pg_trigger g LEFT JOIN pg_catalog.pg_trigger p ON p.oid = g.tgparentid
+WHERE (NOT g.tgisinternal OR p.tgenabled <> g.tgenabled) AND g.tgrelid = $1";
 
 /// Of the table itself, and those of other relations that mention it.
 const RULES: &str = "

@@ -64,6 +64,9 @@ impl Trial<'_> {
         bare.checks.clear();
         bare.options.clear();
         bare.tablespace = None;
+        if bare.is_partitioned() {
+            (bare.partition_key, bare.access_method) = (None, "heap".to_owned());
+        }
         for column in &mut bare.columns {
             (column.default, column.sequence, column.origin) = (None, None, Origin::Plain);
         }

@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use super::Site;
 use super::buckets::{Group, Sums, Suspects};
 use super::pass::{self, Pass};
-use super::statements::{Blocks, Buckets, Side};
+use super::statements::{Buckets, Part, Side};
 use crate::error::Failure;
 
 struct Digest<'a> {
@@ -34,9 +34,9 @@ impl Pass for Digest<'_> {
     type Item = Group;
     const NAME: &'static str = "digest chunk";
 
-    fn sql(&self, side: Side, blocks: Blocks) -> String {
+    fn sql(&self, part: Part) -> String {
         let level = u32::try_from(self.within.len()).unwrap_or(0);
-        self.site.statements.digest(side, blocks, Buckets { bits: self.bits, level })
+        self.site.statements.digest(part, Buckets { bits: self.bits, level })
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Site;
 use super::pass::{self, Pass};
-use super::statements::{Blocks, Side};
+use super::statements::{Part, Side};
 use crate::error::Failure;
 use crate::stream::Key;
 
@@ -74,8 +74,8 @@ impl Pass for Pairs<'_> {
     type Item = Pair;
     const NAME: &'static str = "read suspects";
 
-    fn sql(&self, side: Side, blocks: Blocks) -> String {
-        self.site.statements.pairs(side, blocks, self.bits, u32::try_from(self.within.len()).unwrap_or(0))
+    fn sql(&self, part: Part) -> String {
+        self.site.statements.pairs(part, self.bits, u32::try_from(self.within.len()).unwrap_or(0))
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -120,8 +120,8 @@ impl Pass for Names<'_> {
     type Item = Option<Key>;
     const NAME: &'static str = "read keys of suspects";
 
-    fn sql(&self, _: Side, blocks: Blocks) -> String {
-        self.site.statements.keys(blocks)
+    fn sql(&self, part: Part) -> String {
+        self.site.statements.keys(part)
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {

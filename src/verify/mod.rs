@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::copy::lock_source;
 use crate::drift;
 use crate::error::Failure;
-use crate::pg::{Connector, Error, Literal, QualifiedName, Role};
-use crate::plan::types::Plan;
+use crate::pg::{Connector, Error, QualifiedName, Role};
+use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::stream::Key;
 use crate::throttle::Throttle;
@@ -77,6 +77,8 @@ pub struct Job {
     pub plan: Arc<Plan>,
     /// The table to compare with the source.
     pub shadow: QualifiedName,
+    /// Its tables that hold rows, in the order of the plan's leaves: itself where it is not partitioned.
+    pub shadow_leaves: Vec<QualifiedName>,
     /// Block ranges read at a time.
     pub jobs: u32,
     /// What holds the workers back.
@@ -136,6 +138,8 @@ struct Site {
     job: Job,
     progress: Arc<Progress>,
     statements: Statements,
+    /// The source's tables that hold rows.
+    leaves: Vec<QualifiedName>,
     /// Begins a transaction and reads the source's fingerprint.
     begin: String,
     /// The fingerprint's columns.
@@ -175,11 +179,11 @@ pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> R
 impl Site {
     /// Also says how many rows the source is thought to have.
     async fn open(job: Job, progress: Arc<Progress>) -> Result<(Site, u64), Failure> {
-        let statements = Statements::new(&job.plan, &job.shadow)?;
+        let statements = Statements::new(&job.plan, &job.shadow, &job.shadow_leaves)?;
         let source = &job.plan.source;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; {}",
-            lock_source(&source.name),
+            lock_source(&job.plan),
             drift::sql(source)
         );
         let mut retry = Retry::new();
@@ -189,7 +193,8 @@ impl Site {
                 Err(e) => retry.after(e).await?,
             }
         };
-        Ok((Site { begin, columns, statements, job, progress }, rows))
+        let leaves = job.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.name.clone()).collect();
+        Ok((Site { begin, columns, statements, leaves, job, progress }, rows))
     }
 
     fn key_names(&self) -> impl Iterator<Item = &str> {
@@ -206,10 +211,10 @@ async fn look(job: &Job) -> Result<(String, u64), Error> {
     let conn = job.connector.open(Role::Verifier).await?;
     let source = &job.plan.source;
     let columns = drift::read(&conn, source).await?.columns;
-    let name = Literal(&source.name.to_string()).to_string();
     let sql = format!(
-        "SELECT CASE WHEN reltuples > 0 THEN reltuples ELSE pg_catalog.pg_relation_size(oid) / 100 END::int8::text \
-         FROM pg_catalog.pg_class WHERE oid = {name}::regclass"
+        "SELECT coalesce(sum(CASE WHEN reltuples > 0 THEN reltuples ELSE pg_catalog.pg_relation_size(oid) / 100 END), 0)::int8::text \
+         FROM pg_catalog.pg_class WHERE oid IN ({}) AND relkind = 'r'",
+        job.plan.oids()
     );
     let rows = conn.scalar("estimate rows", &sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
     Ok((columns, rows))

@@ -14,7 +14,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Site;
-use super::statements::{Blocks, Side};
+use super::statements::{Blocks, Part, Side};
 use crate::copy::ranges::{BlockRange, Ranges};
 use crate::drift;
 use crate::error::Failure;
@@ -29,7 +29,7 @@ pub trait Pass: Sync {
     const NAME: &'static str;
 
     /// The statement.
-    fn sql(&self, side: Side, blocks: Blocks) -> String;
+    fn sql(&self, part: Part) -> String;
 
     /// Its parameters.
     fn params(&self) -> Vec<&(dyn ToSql + Sync)>;
@@ -50,21 +50,24 @@ pub trait Pass: Sync {
 /// The first worker's; drift of the source; a lost connection that does not come back.
 pub async fn run<P: Pass>(site: &Site, sides: &[Side], pass: &P) -> Result<(), Failure> {
     let mut queue = Vec::new();
-    for side in sides {
-        // An empty table has one range all the same: it may not stay empty.
-        let ranges = Ranges::new(blocks(site, *side).await?.max(1), &[]);
-        site.progress.total_blocks.fetch_add(u64::from(ranges.total()), Ordering::Relaxed);
-        queue.push((*side, ranges));
+    for leaf in 0..site.tables(Side::Source).len() {
+        for side in sides {
+            // An empty table has one range all the same: it may not stay empty.
+            let ranges = Ranges::new(blocks(site, *side, leaf).await?.max(1), &[]);
+            site.progress.total_blocks.fetch_add(u64::from(ranges.total()), Ordering::Relaxed);
+            queue.push(Reading { side: *side, leaf, ranges });
+        }
     }
     let queue = Mutex::new(queue);
-    try_join_all((0..site.job.jobs.max(1)).map(|_| worker(site, &queue, pass))).await?;
+    try_join_all((0..site.job.jobs.max(1)).map(|_| worker(site, &queue, sides.len(), pass))).await?;
     Ok(())
 }
 
-async fn blocks(site: &Site, side: Side) -> Result<u32, Failure> {
+async fn blocks(site: &Site, side: Side, leaf: usize) -> Result<u32, Failure> {
+    let table = site.tables(side).get(leaf).map(QualifiedName::to_string).unwrap_or_default();
     let sql = format!(
         "SELECT (pg_catalog.pg_relation_size({}::regclass) / current_setting('block_size')::int8)::text",
-        Literal(&site.table(side).to_string())
+        Literal(&table)
     );
     let mut retry = Retry::new();
     loop {
@@ -79,29 +82,39 @@ async fn blocks(site: &Site, side: Side) -> Result<u32, Failure> {
     }
 }
 
-type Queue = Mutex<Vec<(Side, Ranges)>>;
-
-fn next(queue: &Queue, jobs: u32) -> Option<(Side, BlockRange, Blocks)> {
-    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    let share = |ranges: &Ranges| f64::from(ranges.remaining()) / f64::from(ranges.total());
-    let workers = jobs.div_ceil(u32::try_from(queue.len()).unwrap_or(1).max(1));
-    let (side, ranges) = queue.iter_mut().max_by(|a, b| share(&a.1).total_cmp(&share(&b.1)))?;
-    let range = ranges.take(workers)?;
-    let end = (range.1 < ranges.total()).then_some(range.1);
-    Some((*side, range, Blocks { first: range.0, end }))
+/// What is left to be read of one table.
+struct Reading {
+    side: Side,
+    leaf: usize,
+    ranges: Ranges,
 }
 
-fn learn(queue: &Queue, side: Side, blocks: u32, time: Duration) {
+type Queue = Mutex<Vec<Reading>>;
+
+/// Leaf by leaf; of the two sides of a leaf the one further behind.
+fn next(queue: &Queue, sides: usize, jobs: u32) -> Option<(BlockRange, Part)> {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, ranges)) = queue.iter_mut().find(|(s, _)| *s == side) {
-        ranges.learn(blocks, time);
+    let share = |r: &Reading| f64::from(r.ranges.remaining()) / f64::from(r.ranges.total());
+    let workers = jobs.div_ceil(u32::try_from(sides).unwrap_or(1).max(1));
+    let leaf = queue.iter().find(|r| r.ranges.remaining() > 0)?.leaf;
+    let of_leaf = queue.iter_mut().filter(|r| r.leaf == leaf);
+    let Reading { side, ranges, .. } = of_leaf.max_by(|a, b| share(a).total_cmp(&share(b)))?;
+    let range = ranges.take(workers)?;
+    let end = (range.1 < ranges.total()).then_some(range.1);
+    Some((range, Part { side: *side, leaf, blocks: Blocks { first: range.0, end } }))
+}
+
+fn learn(queue: &Queue, part: Part, blocks: u32, time: Duration) {
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(reading) = queue.iter_mut().find(|r| r.side == part.side && r.leaf == part.leaf) {
+        reading.ranges.learn(blocks, time);
     }
 }
 
-async fn worker<P: Pass>(site: &Site, queue: &Queue, pass: &P) -> Result<(), Failure> {
+async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> Result<(), Failure> {
     let mut retry = Retry::new();
     let mut conn = None;
-    while let Some((side, range, blocks)) = next(queue, site.job.jobs) {
+    while let Some((range, part)) = next(queue, sides, site.job.jobs) {
         loop {
             site.job.throttle.pass().await;
             let open = match conn.take() {
@@ -115,13 +128,13 @@ async fn worker<P: Pass>(site: &Site, queue: &Queue, pass: &P) -> Result<(), Fai
                 },
             };
             let begun = Instant::now();
-            match site.within(&open, chunk(&open, pass, side, blocks)).await {
+            match site.within(&open, chunk(&open, pass, part)).await {
                 Ok(items) => {
                     retry.reset();
-                    pass.merge(side, items?);
+                    pass.merge(part.side, items?);
                     let blocks = range.1 - range.0;
                     site.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
-                    learn(queue, side, blocks, begun.elapsed());
+                    learn(queue, part, blocks, begun.elapsed());
                     conn = Some(open);
                     site.job.throttle.rest(begun.elapsed()).await;
                     break;
@@ -138,23 +151,24 @@ async fn worker<P: Pass>(site: &Site, queue: &Queue, pass: &P) -> Result<(), Fai
     Ok(())
 }
 
-async fn chunk<P: Pass>(conn: &Conn, pass: &P, side: Side, blocks: Blocks) -> Result<Vec<P::Item>, Error> {
+async fn chunk<P: Pass>(conn: &Conn, pass: &P, part: Part) -> Result<Vec<P::Item>, Error> {
     let lost = |e: tokio_postgres::Error| Error::from_client(P::NAME, &e);
-    let sql = pass.sql(side, blocks);
+    let sql = pass.sql(part);
     tracing::debug!(statement = P::NAME, sql, "query");
     let mut rows = pin!(conn.client().query_raw(&sql, pass.params()).await.map_err(lost)?);
     let mut items = Vec::new();
     while let Some(row) = rows.try_next().await.map_err(lost)? {
-        items.push(pass.read(side, &row).map_err(|e| Error::client(P::NAME, e.to_string()))?);
+        items.push(pass.read(part.side, &row).map_err(|e| Error::client(P::NAME, e.to_string()))?);
     }
     Ok(items)
 }
 
 impl Site {
-    fn table(&self, side: Side) -> &QualifiedName {
+    /// The tables that hold a side's rows, in the order of the plan's leaves.
+    fn tables(&self, side: Side) -> &[QualifiedName] {
         match side {
-            Side::Source => &self.job.plan.source.name,
-            Side::Shadow => &self.job.shadow,
+            Side::Source => &self.leaves,
+            Side::Shadow => &self.job.shadow_leaves,
         }
     }
 

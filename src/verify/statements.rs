@@ -5,7 +5,7 @@
 use super::hash;
 use crate::error::Failure;
 use crate::pg::{Ident, QualifiedName};
-use crate::plan::types::{Plan, Value};
+use crate::plan::types::{Names, Plan, Value};
 
 /// One of the two tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,17 @@ pub struct Blocks {
     pub first: u32,
     /// One past the last; `None` for whatever there is, rows that moved to new blocks meanwhile included.
     pub end: Option<u32>,
+}
+
+/// What a statement reads: blocks of one of the tables that hold a side's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The side.
+    pub side: Side,
+    /// Which of its tables: there is one for each leaf of the source.
+    pub leaf: usize,
+    /// Its blocks.
+    pub blocks: Blocks,
 }
 
 /// Which bits of the key hash number the bucket.
@@ -59,7 +70,8 @@ pub struct Statements {
 /// What stands for a row of one side.
 #[derive(Debug, Clone)]
 struct Half {
-    from: String,
+    /// Each table that holds its rows.
+    from: Vec<String>,
     ctid: String,
     key_hash: String,
     digest: String,
@@ -76,16 +88,16 @@ struct Compared {
 }
 
 impl Statements {
-    /// For a plan and its shadow.
+    /// For a plan, its shadow, and the shadow's tables that hold rows, in the order of the plan's leaves.
     ///
     /// # Errors
     /// Where the plan contradicts itself: a column it fills is not in the target's shape.
-    pub fn new(plan: &Plan, shadow: &QualifiedName) -> Result<Self, Failure> {
+    pub fn new(plan: &Plan, shadow: &QualifiedName, shadow_leaves: &[QualifiedName]) -> Result<Self, Failure> {
         let columns = compared(plan)?;
         let keys = key_columns(plan)?;
         let is_key = |c: &&Compared| plan.key.columns.iter().any(|k| k.target == c.name);
         let others: Vec<&Compared> = columns.iter().filter(|c| !is_key(c)).collect();
-        let half = |from: String, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
+        let half = |from: Vec<String>, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
             let hash = |(n, c): (usize, &Compared)| hash::value(value(c), c.type_oid, n);
             let key_hash = hash::combine(&keys.iter().enumerate().map(hash).collect::<Vec<_>>(), 0);
             let mut inputs = vec![key_hash.clone()];
@@ -95,9 +107,10 @@ impl Statements {
         let alias = plan.alias();
         let source_texts = list(&plan.key.columns, |_, k| output(&format!("{alias}.{}", Ident(&k.source))));
         let shadow_texts = list(&plan.key.columns, |_, k| output(&format!("\"#shadow\".{}", Ident(&k.target))));
-        let source = half(plan.source_from(), format!("{alias}.ctid"), |c| c.source.as_str(), source_texts);
+        let leaves = plan.leaves(&Names::new(0)).into_iter().map(|leaf| plan.leaf_from(leaf.source)).collect();
+        let source = half(leaves, format!("{alias}.ctid"), |c| c.source.as_str(), source_texts);
         let shadow_half = half(
-            format!("{shadow} AS \"#shadow\""),
+            shadow_leaves.iter().map(|leaf| format!("ONLY {leaf} AS \"#shadow\"")).collect(),
             "\"#shadow\".ctid".to_owned(),
             |c| c.shadow.as_str(),
             shadow_texts,
@@ -121,8 +134,8 @@ impl Statements {
 
     /// One row a bucket that has rows in these blocks: its number (`int4`), its rows (`int8`) and the exclusive or of
     /// their digests (`int8`). Only rows of the buckets that the bitmaps of the levels above hold.
-    pub fn digest(&self, side: Side, blocks: Blocks, buckets: Buckets) -> String {
-        let half = self.half(side);
+    pub fn digest(&self, part: Part, buckets: Buckets) -> String {
+        let half = self.half(part.side);
         // OFFSET 0 keeps the subquery apart: the planner then expects few groups and hashes them, where it would
         // otherwise expect one group a row, and sort.
         format!(
@@ -130,17 +143,17 @@ impl Statements {
              {} AS \"#digest\" FROM {} WHERE {}{} OFFSET 0) AS \"#rows\" GROUP BY \"#bucket\"",
             half.bucket(buckets),
             half.digest,
-            half.from,
-            half.range(blocks),
+            half.from(part.leaf),
+            half.range(part.blocks),
             half.in_buckets(buckets.bits, buckets.level),
         )
     }
 
     /// Key hash (`int8`), row digest (`int8`) and, of the source, the key columns as text, of the rows in these blocks
     /// whose buckets the bitmaps of `levels` levels hold.
-    pub fn pairs(&self, side: Side, blocks: Blocks, bits: u32, levels: u32) -> String {
-        let half = self.half(side);
-        let keys = match side {
+    pub fn pairs(&self, part: Part, bits: u32, levels: u32) -> String {
+        let half = self.half(part.side);
+        let keys = match part.side {
             Side::Source => format!(", {}", half.key_texts),
             Side::Shadow => String::new(),
         };
@@ -148,26 +161,30 @@ impl Statements {
             "SELECT {}, {}{keys} FROM {} WHERE {}{}",
             half.key_hash,
             half.digest,
-            half.from,
-            half.range(blocks),
+            half.from(part.leaf),
+            half.range(part.blocks),
             half.in_buckets(bits, levels),
         )
     }
 
     /// Key columns as text of the shadow's rows in these blocks whose key hashes are in `$1` (`int8[]`).
-    pub fn keys(&self, blocks: Blocks) -> String {
+    pub fn keys(&self, part: Part) -> String {
         let half = &self.shadow;
         format!(
             "SELECT {} FROM {} WHERE {} AND {} = ANY ($1::int8[])",
             half.key_texts,
-            half.from,
-            half.range(blocks),
+            half.from(part.leaf),
+            half.range(part.blocks),
             half.key_hash
         )
     }
 }
 
 impl Half {
+    fn from(&self, leaf: usize) -> &str {
+        self.from.get(leaf).map_or("", String::as_str)
+    }
+
     fn range(&self, blocks: Blocks) -> String {
         let first = format!("{} >= '({},0)'::tid", self.ctid, blocks.first);
         match blocks.end {

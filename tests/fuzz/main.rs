@@ -39,7 +39,7 @@ fn is_bounded(seen: Cost, bytes: usize, besides: Cost) -> bool {
 }
 
 fn assembler() -> Assembler {
-    Assembler::new(KeyReader::new(wire::SOURCE, vec!["b".to_owned(), "a".to_owned()]), 3)
+    Assembler::new(KeyReader::new([wire::SOURCE], vec!["b".to_owned(), "a".to_owned()]), 3)
 }
 
 /// What was made of some inputs.

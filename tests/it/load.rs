@@ -125,7 +125,7 @@ fn a_truncate_ends_the_copy() {
     running.wait_for_phase("copy");
     wait_until(&db, "a chunk", "SELECT count(*) > 0 FROM pgrecast.chunk", "t");
     let load = truncate_and_fill(&db, 31);
-    wait_until(&db, "the end of the copy", "SELECT copy_over FROM pgrecast.migration", "t");
+    wait_until(&db, "the end of the copy", "SELECT copy_over FROM pgrecast.leaf", "t");
     let blocks = "SELECT sum(c.end_block - c.first_block) < max(m.blocks) FROM pgrecast.chunk c, pgrecast.migration m";
     assert_eq!(db.query_one_text(blocks), "t", "the copy was not complete");
     assert_migrated(&db, &Shape::plain(), load, running);

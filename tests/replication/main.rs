@@ -99,7 +99,7 @@ impl Site {
 
     async fn assembler(&self, part: usize) -> Assembler {
         let key = vec!["id".to_owned(), "region".to_owned()];
-        Assembler::new(KeyReader::new(self.oid("orders").await, key), part)
+        Assembler::new(KeyReader::new([self.oid("orders").await], key), part)
     }
 
     /// Waits until `condition`, a query of one boolean, holds.

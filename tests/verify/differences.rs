@@ -1,6 +1,6 @@
 //! What is planted is found, and named by its key.
 
-use pgrecast::verify::statements::{Blocks, Buckets, Side, Statements};
+use pgrecast::verify::statements::{Blocks, Buckets, Part, Side, Statements};
 use pgrecast::verify::{Kind, Verdict};
 
 use super::pair::Pair;
@@ -142,10 +142,11 @@ async fn many_suspects_are_divided_again_and_taken_in_slices() {
 #[tokio::test]
 async fn blocks_are_read_by_their_place() {
     let pair = Pair::new("place", ROWS, "ALTER COLUMN id TYPE bigint").await;
-    let statements = Statements::new(&pair.plan, &pair.shadow).expect("statements");
+    let statements = Statements::new(&pair.plan, &pair.shadow, std::slice::from_ref(&pair.shadow)).expect("statements");
     for side in [Side::Source, Side::Shadow] {
         for end in [Some(20), None] {
-            let sql = statements.digest(side, Blocks { first: 10, end }, Buckets { bits: 14, level: 0 });
+            let part = Part { side, leaf: 0, blocks: Blocks { first: 10, end } };
+            let sql = statements.digest(part, Buckets { bits: 14, level: 0 });
             let plan = pair.sql.query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[]).await.expect("a plan");
             let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
             let plan = plan.join("\n");

@@ -7,7 +7,7 @@ use pgrecast::pg::sql::ident_list;
 use pgrecast::pg::{Connector, QualifiedName, Role, Target};
 use pgrecast::plan::build::{self, Request};
 use pgrecast::plan::ddl::{self, Purpose};
-use pgrecast::plan::read;
+use pgrecast::plan::tree;
 use pgrecast::plan::types::Plan;
 use pgrecast::spec::Clauses;
 use pgrecast::throttle::throttle;
@@ -81,6 +81,7 @@ impl Pair {
             connector: self.connector.clone(),
             plan: self.plan.clone(),
             shadow: self.shadow.clone(),
+            shadow_leaves: vec![self.shadow.clone()],
             jobs: 2,
             throttle,
         };
@@ -101,7 +102,7 @@ async fn plan(connector: &Connector, clauses: &str) -> Plan {
     let control = connector.open(Role::Control).await.expect("a connection");
     let oid = control.scalar("find", "SELECT 'public.t'::regclass::oid::text").await.expect("the table");
     let oid = oid.and_then(|text| text.parse().ok()).expect("an oid");
-    let source = read::shape(&control, oid).await.expect("a shape");
+    let source = tree::tree(&control, oid).await.expect("a shape");
     let planner = connector.open(Role::Planner).await.expect("a connection");
     let parsed = Clauses::parse(clauses).expect("clauses");
     let request = Request { clauses: &parsed, text: clauses, primary_key: None, settings: &[] };

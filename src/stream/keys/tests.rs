@@ -8,7 +8,7 @@ const SOURCE: u32 = 16_384;
 
 /// A reader of `key_columns` that knows the source as having these columns, flagged if in the identity.
 fn reader(key_columns: &[&str], columns: &[(&str, bool)]) -> KeyReader {
-    let mut reader = KeyReader::new(SOURCE, key_columns.iter().map(|&name| name.to_owned()).collect());
+    let mut reader = KeyReader::new([SOURCE], key_columns.iter().map(|&name| name.to_owned()).collect());
     assert_eq!(reader.describe(&relation(SOURCE, ReplicaIdentity::Default, columns)), Ok(true));
     reader
 }
@@ -89,7 +89,7 @@ fn an_unchanged_key_column_comes_from_the_old_row() {
 
 #[test]
 fn other_tables_are_not_read() {
-    let mut reader = KeyReader::new(SOURCE, vec!["id".to_owned()]);
+    let mut reader = KeyReader::new([SOURCE], vec!["id".to_owned()]);
     assert_eq!(reader.describe(&relation(SOURCE + 1, ReplicaIdentity::Default, &[])), Ok(false));
     let elsewhere = Message::Insert(Insert { relation: SOURCE + 1, new: row(&[]) });
     assert_eq!(keys(&reader, elsewhere), Ok(vec![]));
@@ -106,10 +106,10 @@ fn a_description_is_news_once() {
 
 #[test]
 fn a_missing_key_column_is_an_error() {
-    let mut reader = KeyReader::new(SOURCE, vec!["id".to_owned(), "day".to_owned()]);
+    let mut reader = KeyReader::new([SOURCE], vec!["id".to_owned(), "day".to_owned()]);
     let error = reader.describe(&relation(SOURCE, ReplicaIdentity::Default, PLAIN)).expect_err("no column day");
     assert_eq!(error.to_string(), "the publication does not show key column \"day\"");
-    let mut reader = KeyReader::new(SOURCE, vec![]);
+    let mut reader = KeyReader::new([SOURCE], vec![]);
     assert_eq!(reader.describe(&relation(SOURCE, ReplicaIdentity::Default, PLAIN)), Err(KeyError::NoColumns));
 }
 
@@ -132,6 +132,6 @@ fn what_is_no_key_is_an_error() {
     let odd = |value| insert(Tuple(vec![Value::Null, value]));
     assert_eq!(keys(&reader, odd(Value::Text(Bytes::from_static(b"\xFF")))), Err(KeyError::Text(named())));
     assert_eq!(keys(&reader, odd(Value::Binary(Bytes::from_static(b"\0\0\0\x01")))), Err(KeyError::Binary(named())));
-    let undescribed = KeyReader::new(SOURCE, vec![named()]);
+    let undescribed = KeyReader::new([SOURCE], vec![named()]);
     assert_eq!(keys(&undescribed, insert(row(&["x", "1"]))), Err(KeyError::Undescribed));
 }

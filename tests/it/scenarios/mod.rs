@@ -9,6 +9,7 @@ mod large;
 mod materialized;
 mod named;
 mod partition_keys;
+mod partitioned;
 mod planted;
 mod refused;
 mod rowtypes;

@@ -136,7 +136,6 @@ fn what_is_not_an_ordinary_table_is_refused() {
         ("shown", &["public.shown is a view"]),
         ("kept", &["public.kept is a materialized view"]),
         ("counter", &["public.counter is a sequence"]),
-        ("parts", &["public.parts is a partitioned table"]),
         ("part", &["public.part is a partition"]),
         ("far", &["public.far is a foreign table"]),
         ("by_w", &["public.by_w is an index"]),

@@ -43,7 +43,7 @@ impl Reader {
         }
         let Some((sender, assembler)) = &mut self.connection else {
             let Some(sender) = Sender::start(server, safe) else { return Ok(None) };
-            let reader = KeyReader::new(SOURCE, vec!["id".to_owned()]);
+            let reader = KeyReader::new([SOURCE], vec!["id".to_owned()]);
             self.connection = Some((sender, Assembler::new(reader, PART_KEYS)));
             return Ok(Some("opens the stream"));
         };
