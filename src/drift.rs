@@ -73,7 +73,11 @@ pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
 }
 
 async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), Failure> {
-    let now = read::shape(conn, planned.oid).await.map_err(|f| match f.source {
+    let read = match planned.oid == source.oid {
+        true => read::shape(conn, planned.oid).await,
+        false => tree::partition(conn, planned.oid).await,
+    };
+    let now = read.map_err(|f| match f.source {
         Some(_) => f,
         None => changed(source),
     })?;
@@ -85,17 +89,20 @@ async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), F
             index.bytes = 0;
             index.replica_identity = false;
         }
+        // Children are carried as they are then.
+        shape.kin = shape.kin.without_children();
         shape
     };
     let (was, is) = (still(planned), still(&now));
-    if was == is {
+    let same_standing = planned.kin.is_parent() == now.kin.is_parent();
+    if was == is && same_standing {
         return Ok(());
     }
     let of = if planned.oid == source.oid { String::new() } else { format!(" of partition {}", planned.name.plain()) };
-    Err(changed(source).detail(format!("Changed: {}{of}.", differences(&was, &is))))
+    Err(changed(source).detail(format!("Changed: {}{of}.", differences(&was, &is, same_standing))))
 }
 
-fn differences(was: &Shape, is: &Shape) -> String {
+fn differences(was: &Shape, is: &Shape, same_standing: bool) -> String {
     let mut what = Vec::new();
     if was.name != is.name {
         what.push(format!("its name, now {}", is.name.plain()));
@@ -114,6 +121,9 @@ fn differences(was: &Shape, is: &Shape) -> String {
             .filter(|n| was.indexes.iter().find(|i| i.name == *n) != is.indexes.iter().find(|i| i.name == *n))
             .collect();
         what.push(format!("its indexes ({})", differ.join(", ")));
+    }
+    if was.kin != is.kin || !same_standing {
+        what.push("its place among the tables it is related to".to_owned());
     }
     if what.is_empty() {
         what.push("its owner, options or comment".to_owned());

@@ -183,7 +183,8 @@ async fn complete_whole(context: &Context, conn: &Conn, owed: &Owed, whole: &Who
 /// Drops shadow, with the views that were made on it, and journal.
 pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> {
     fill::drop_all(conn, &context.names).await?;
-    patiently(conn, "drop shadow", &format!("DROP TABLE IF EXISTS {}", context.names.shadow())).await?;
+    let shadow = format!("DROP TABLE IF EXISTS {}, {}", context.names.shadow(), context.names.stand_in());
+    patiently(conn, "drop shadow", &shadow).await?;
     for generation in journal::generations(conn, &context.names).await? {
         patiently(conn, "drop journal", &format!("DROP TABLE IF EXISTS {}", context.names.journal(generation))).await?;
     }

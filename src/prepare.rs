@@ -12,6 +12,7 @@ use crate::follow;
 use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, QualifiedName, Role};
 use crate::plan::ddl::{self, Purpose};
+use crate::plan::kin;
 use crate::plan::shape::Origin;
 use crate::plan::tree::{self, Node};
 use crate::plan::types::{IdentityChange, Member, Names, Plan};
@@ -92,12 +93,14 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
             steps.push(ddl::create_sequence(sequence, name));
         }
     }
-    steps.extend(tree::create(&shadow_nodes(plan, names), Purpose::Shadow, &own, version));
+    let stand_in = names.stand_in();
+    steps.extend(tree::create(&shadow_nodes(plan, names), &stand_in, Purpose::Shadow, &own, version));
     for (column, name) in &own {
         if serial(column).is_some() {
             steps.push(format!("ALTER SEQUENCE {name} OWNED BY {table}.{}", Ident(column)));
         }
     }
+    steps.extend(kin::ddl::fits(&plan.target.kin, &table));
     steps.push(journal::create_sql(plan, names, 1));
     steps.push("COMMIT".to_owned());
     steps.join(";\n")

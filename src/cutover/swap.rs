@@ -73,8 +73,9 @@ impl Swap<'_> {
             steps.extend(acl.statements(self.plan, member));
         }
         steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
-        steps.extend(self.carry.take_hold(self.names));
         let old = self.plan.source.name.sibling(old_name(&old, &self.plan.source.name.name));
+        steps.extend(self.carry.take_place(self.names, &old));
+        steps.extend(self.carry.take_hold(self.names));
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb WHERE id = {}",
             Literal(&old.plain()),

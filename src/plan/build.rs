@@ -158,6 +158,7 @@ impl FinalNames {
         target.oid = source.oid;
         target.owner.clone_from(&source.owner);
         target.replica_identity = source.replica_identity;
+        target.kin.clone_from(&source.kin);
         for index in &mut target.indexes {
             let name = self.settle(&index.name);
             self.indexes.push((std::mem::replace(&mut index.name, name.clone()), name));

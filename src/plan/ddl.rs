@@ -34,7 +34,13 @@ pub fn create_table(
     let mut sql = String::new();
     let kind = if purpose == Purpose::Model { "TEMPORARY TABLE" } else { "TABLE" };
     let target = if purpose == Purpose::Model { Ident(&name.name).to_string() } else { name.to_string() };
-    sql.push_str(&format!("CREATE {kind} {target} (\n  {}\n)", lines.join(",\n  ")));
+    sql.push_str(&format!("CREATE {kind} {target} (\n  {}\n){}", lines.join(",\n  "), storage(shape, purpose)));
+    sql
+}
+
+/// ` PARTITION BY … USING … WITH (…) TABLESPACE …`.
+pub(super) fn storage(shape: &Shape, purpose: Purpose) -> String {
+    let mut sql = String::new();
     if let Some(key) = &shape.partition_key {
         sql.push_str(&format!(" PARTITION BY {key}"));
     }
@@ -53,7 +59,12 @@ pub fn create_table(
     sql
 }
 
-fn column_definition(c: &Column, sequence: Option<&QualifiedName>, purpose: Purpose, version: u32) -> String {
+pub(super) fn column_definition(
+    c: &Column,
+    sequence: Option<&QualifiedName>,
+    purpose: Purpose,
+    version: u32,
+) -> String {
     let mut line = format!("{} {}", Ident(&c.name), c.type_sql);
     if let Some(collation) = &c.collation {
         line.push_str(&format!(" COLLATE {collation}"));
@@ -146,9 +157,10 @@ fn check_comment(check: &Check, table: &str) -> Option<String> {
     Some(format!("COMMENT ON CONSTRAINT {} ON {table} IS {}", Ident(&check.name), Literal(text)))
 }
 
-/// `SET GENERATED ALWAYS` for the identity columns that the shadow has by default.
+/// `SET GENERATED ALWAYS` for the identity columns that the shadow has by default. A partition's is its parent's, and
+/// comes with it.
 pub fn generated_always(shape: &Shape, table: &str) -> Vec<String> {
-    let always = shape.columns.iter().filter(|c| c.origin == Origin::IdentityAlways);
+    let always = shape.columns.iter().filter(|c| c.origin == Origin::IdentityAlways && c.sequence.is_some());
     always.map(|c| format!("ALTER TABLE {table} ALTER COLUMN {} SET GENERATED ALWAYS", Ident(&c.name))).collect()
 }
 

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod ddl;
 pub mod key;
+pub mod kin;
 pub mod model;
 pub mod partitions;
 pub mod read;

@@ -8,6 +8,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::ddl::{self, Purpose};
+use super::kin;
 use super::read;
 use super::shape::{Origin, Shape};
 use super::tree::{self, Branch, Node, Tree};
@@ -129,7 +130,8 @@ impl Model<'_> {
 
     async fn create_tree(&self, root: &Shape, branches: &[Branch]) -> Result<(), Failure> {
         let nodes = nodes(root, branches);
-        let mut sql = tree::create(&nodes, Purpose::Model, &[], self.version);
+        let stand_in = QualifiedName::new("pg_temp", STAND_IN);
+        let mut sql = tree::create(&nodes, &stand_in, Purpose::Model, &[], self.version);
         for node in &nodes {
             sql.extend(ddl::unvalidated_checks(node.shape, &node.name.to_string()));
         }
@@ -149,6 +151,7 @@ impl Model<'_> {
                 }
             }
         }
+        sql.extend(kin::ddl::place_model(&root.kin, &root.name, &stand_in));
         self.manner(&Manner::pinned()).await?;
         self.conn.batch("create model", &sql.join(";\n")).await?;
         self.manner(&self.own).await
@@ -163,22 +166,22 @@ impl Model<'_> {
         Ok(self.conn.batch("set search_path", &sql).await?)
     }
 
+    /// Reads the shape of the copy of this name.
+    async fn read(&self, name: &str) -> Result<Shape, Failure> {
+        let oid = self.oid(&QualifiedName::new("pg_temp", name).to_string()).await?;
+        self.shape(oid).await
+    }
+
     /// Reads a copy's shape with everything qualified.
-    async fn read(&self, source: &Shape) -> Result<Shape, Failure> {
-        let oid = self.oid_of(&source.name.name).await?;
+    async fn shape(&self, oid: u32) -> Result<Shape, Failure> {
         self.manner(&Manner::pinned()).await?;
         let shape = read::shape(self.conn, oid).await?;
         self.manner(&self.own).await?;
         Ok(shape)
     }
 
-    async fn oid(&self) -> Result<u32, Failure> {
-        self.oid_of(&self.source.name.name).await
-    }
-
-    async fn oid_of(&self, name: &str) -> Result<u32, Failure> {
-        let table = QualifiedName::new("pg_temp", name).to_string();
-        let sql = format!("SELECT {}::regclass::oid", Literal(&table));
+    async fn oid(&self, table: &str) -> Result<u32, Failure> {
+        let sql = format!("SELECT {}::regclass::oid", Literal(table));
         self.conn
             .scalar("find model", &sql)
             .await?
@@ -187,18 +190,22 @@ impl Model<'_> {
     }
 
     async fn drop(&self) -> Result<(), Failure> {
-        Ok(self.conn.batch("drop model", &format!("DROP TABLE {} CASCADE", self.table())).await?)
+        Ok(self.conn.batch("drop model", &kin::ddl::drop_model(&self.source.kin, &self.source.name)).await?)
     }
 
     async fn make(&self, clauses: &Clauses) -> Result<Modelled, Failure> {
         self.create().await?;
+        let child = self.child().await?;
         for statement in clauses.statements() {
             self.apply(&statement).await?;
         }
-        let target = self.read(self.source).await?;
+        if child != self.child().await? {
+            return Err(self.reaches_children());
+        }
+        let target = self.read(&self.source.name.name).await?;
         let mut branches = Vec::new();
         for branch in self.branches {
-            branches.push(self.read(&branch.shape).await?);
+            branches.push(self.read(&branch.shape.name.name).await?);
         }
         let target_equal = self.equalities(&target).await?;
         self.drop().await?;
@@ -217,6 +224,23 @@ impl Model<'_> {
             })
             .collect();
         Ok(Modelled { target, branches, columns, conversions, equalities })
+    }
+
+    /// The copy's child, where the table has children.
+    async fn child(&self) -> Result<Option<Shape>, Failure> {
+        if !self.source.kin.is_parent() {
+            return Ok(None);
+        }
+        let oid = self.oid(&format!("pg_temp.{}", kin::ddl::MODEL_CHILD)).await?;
+        self.shape(oid).await.map(Some)
+    }
+
+    /// ALTER TABLE would change the children as well, and they are not ours to rewrite.
+    fn reaches_children(&self) -> Failure {
+        let children: Vec<String> = self.source.kin.children.iter().map(|c| c.name.plain()).collect();
+        Failure::refused(format!("the change would reach the tables that inherit from {}", self.source.name.plain()))
+            .detail(format!("They are: {}.", children.join(", ")))
+            .hint("Leave out what concerns columns, defaults and constraints that they inherit, or end the inheritance first.")
     }
 
     async fn apply(&self, statement: &[&Clause]) -> Result<(), Failure> {
@@ -396,7 +420,7 @@ impl Model<'_> {
 
     /// The probe's expression, fully qualified, and the columns it reads; the probe is dropped.
     async fn read_check(&self, probe: &str) -> Result<(String, Option<Vec<String>>), Failure> {
-        let oid = self.oid().await?;
+        let oid = self.oid(&self.table()).await?;
         self.manner(&Manner::pinned()).await?;
         let sql = format!(
             "SELECT pg_catalog.pg_get_expr(conbin, conrelid), array_to_string(conkey, ',') \
@@ -516,6 +540,9 @@ fn nodes<'a>(root: &'a Shape, branches: &'a [Branch]) -> Vec<Node<'a>> {
     let partitions = branches.iter().map(|b| node(&b.shape, Some((b.parent.map_or(0, |n| n + 1), b.bound.as_str()))));
     std::iter::once(node(root, None)).chain(partitions).collect()
 }
+
+/// The copy's parent until its place is made.
+const STAND_IN: &str = "pgrecast_stand_in";
 
 /// The name of the CHECK that carries an expression through the server.
 const PROBE: &str = "pgrecast_probe";

@@ -5,6 +5,7 @@
 
 use serde::de::DeserializeOwned;
 
+use super::kin::Kin;
 use super::shape::{Check, Column, Index, Shape};
 use crate::error::Failure;
 use crate::pg::{Conn, QualifiedName};
@@ -16,6 +17,7 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
     let checks: Vec<Check> = json(conn, "read checks", &CHECKS.replace("$1", &oid.to_string())).await?;
     let raw: Vec<RawIndex> = json(conn, "read indexes", &INDEXES.replace("$1", &oid.to_string())).await?;
     let indexes = raw.into_iter().map(RawIndex::cook).collect::<Result<Vec<_>, _>>()?;
+    let kin = Kin::read(conn, oid).await?;
     Ok(Shape {
         oid,
         name: QualifiedName::new(head.schema, head.name),
@@ -29,6 +31,7 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
         indexes,
         replica_identity: head.replica_identity,
         comment: head.comment,
+        kin,
     })
 }
 
@@ -70,7 +73,7 @@ WHERE c.oid = $1";
 
 const COLUMNS: &str = "
 SELECT coalesce(json_agg(json_build_object(
-    'number', a.attnum, 'name', a.attname,
+    'number', a.attnum, 'name', a.attname, 'inherited', a.attinhcount > 0 AND NOT a.attislocal,
     'type_sql', pg_catalog.format_type(a.atttypid, a.atttypmod),
     'base_type_sql', pg_catalog.format_type(a.atttypid, -1),
     'type_oid', a.atttypid::int8,
@@ -79,6 +82,7 @@ SELECT coalesce(json_agg(json_build_object(
          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END,
     'not_null', a.attnotnull AND coalesce(nn.convalidated, true),
     'not_null_name', nn.conname, 'not_null_no_inherit', coalesce(nn.connoinherit, false),
+    'not_null_own', coalesce(nn.conislocal, false),
     'not_null_comment', pg_catalog.obj_description(nn.oid, 'pg_constraint'),
     'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
     'origin', CASE WHEN a.attgenerated = 's' THEN 'Stored' WHEN a.attgenerated = 'v' THEN 'Virtual'
@@ -112,7 +116,8 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 const CHECKS: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', k.conname, 'definition', pg_catalog.pg_get_constraintdef(k.oid), 'validated', k.convalidated,
-    'inherited', k.coninhcount > 0, 'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname), '[]')
+    'inherited', k.coninhcount > 0 AND NOT k.conislocal,
+    'comment', pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname), '[]')
 FROM pg_catalog.pg_constraint k
 WHERE k.conrelid = $1 AND (k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated)";
 

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kin::Kin;
 use crate::pg::QualifiedName;
 
 /// A table's shape.
@@ -35,6 +36,8 @@ pub struct Shape {
     pub replica_identity: char,
     /// The table's comment.
     pub comment: Option<String>,
+    /// What it is related to.
+    pub kin: Kin,
 }
 
 /// One column.
@@ -44,6 +47,8 @@ pub struct Column {
     pub number: i16,
     /// Its name.
     pub name: String,
+    /// Whether it is there by inheritance alone.
+    pub inherited: bool,
     /// The type with its modifier, as SQL.
     pub type_sql: String,
     /// The type without its modifier, as SQL.
@@ -58,6 +63,8 @@ pub struct Column {
     pub not_null_name: Option<String>,
     /// Whether that constraint is NO INHERIT.
     pub not_null_no_inherit: bool,
+    /// Whether that constraint is the table's own, be it inherited as well.
+    pub not_null_own: bool,
     /// That constraint's comment.
     pub not_null_comment: Option<String>,
     /// Default or generation expression.
@@ -137,7 +144,7 @@ pub struct Check {
     pub definition: String,
     /// Whether existing rows are known to pass.
     pub validated: bool,
-    /// Whether a partition has it from its parent.
+    /// Whether it is there by inheritance alone.
     #[serde(default)]
     pub inherited: bool,
     /// Its comment.

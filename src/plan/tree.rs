@@ -4,6 +4,7 @@
 //! each index. A table that is not partitioned is a tree of one.
 
 use super::ddl::{self, Purpose};
+use super::kin::{self, Kin};
 use super::read;
 use super::shape::Shape;
 use crate::error::Failure;
@@ -51,13 +52,18 @@ pub async fn places(conn: &Conn, oid: u32) -> Result<Vec<Place>, Failure> {
     read::json(conn, "read partitions", &PLACES.replace("$1", &oid.to_string())).await
 }
 
+/// Reads a table as part of the tree above it: its place in there is told by the tree.
+pub async fn partition(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
+    Ok(Shape { kin: Kin::default(), ..read::shape(conn, oid).await? })
+}
+
 /// Reads a table with its partitions, under an empty search path.
 pub async fn tree(conn: &Conn, oid: u32) -> Result<Tree, Failure> {
     let root = read::shape(conn, oid).await?;
     let mut branches: Vec<Branch> = Vec::new();
     if root.is_partitioned() {
         for place in places(conn, oid).await? {
-            let shape = read::shape(conn, place.oid).await?;
+            let shape = partition(conn, place.oid).await?;
             let parent = branches.iter().position(|b| b.shape.oid == place.parent);
             branches.push(Branch { shape, parent, bound: place.bound });
         }
@@ -81,14 +87,19 @@ pub struct Node<'a> {
 /// The statements that make the empty tables, attached to each other, without any index. `sequences` are the root's.
 pub fn create(
     nodes: &[Node<'_>],
+    stand_in: &QualifiedName,
     purpose: Purpose,
     sequences: &[(String, QualifiedName)],
     version: u32,
 ) -> Vec<String> {
     let mut steps = Vec::new();
     for node in nodes {
-        let own = if node.hangs.is_none() { sequences } else { &[] };
-        steps.push(ddl::create_table(node.shape, &node.name, purpose, own, version));
+        match node.hangs {
+            None => {
+                steps.extend(kin::ddl::create_table(node.shape, &node.name, stand_in, purpose, sequences, version));
+            }
+            Some(_) => steps.push(ddl::create_table(node.shape, &node.name, purpose, &[], version)),
+        }
         steps.extend(ddl::column_settings(node.shape, &node.name.to_string()));
     }
     for node in nodes {

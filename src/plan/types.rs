@@ -199,6 +199,11 @@ impl Names {
         QualifiedName::new(SCHEMA, format!("{}_key", self.stem()))
     }
 
+    /// The table that the shadow inherits from until the swap.
+    pub fn stand_in(&self) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_parent", self.id))
+    }
+
     /// The sequence of the shadow's nth column, until the swap renames it.
     pub fn sequence(&self, n: usize) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}_sequence_{n}", self.stem()))

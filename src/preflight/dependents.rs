@@ -10,7 +10,7 @@ use crate::pg::Conn;
 
 /// Dependents by kind and description. Left out, since the swap carries them: the table's own defaults, indexes,
 /// NOT NULL, CHECK, primary, unique and exclusion constraints, its TOAST table, its row type, its sequences, and what
-/// [`crate::ties`] has.
+/// [`crate::plan::kin`] and [`crate::ties`] have.
 const DEPENDENTS: &str = "
 WITH me AS (SELECT c.oid, c.reltype, coalesce(t.typarray, 0) AS array_type FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype WHERE c.oid = $1),
@@ -56,19 +56,14 @@ named AS (
                      WHEN (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = t.objid) THEN NULL
                      WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = t.objid) IN ('S', 't', 'v') THEN NULL
                      WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = t.objid AND i.indrelid = me.oid) THEN NULL
+                     WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = t.objid AND h.inhparent = me.oid) THEN NULL
                      ELSE 'relation' END
             WHEN 'pg_catalog.pg_type'::regclass THEN CASE WHEN t.objid IN (me.reltype, me.array_type) THEN NULL ELSE 'type' END
             ELSE 'object' END AS kind
     FROM ties t, me),
 loose AS (
-    -- Partitions are part of the table; one that is named itself is refused by the look at the table.
-    SELECT 'parent' AS kind, 'parent table ' || i.inhparent::regclass AS description FROM pg_catalog.pg_inherits i, me
-    WHERE i.inhrelid = me.oid AND NOT (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = me.oid)
-    UNION ALL
-    SELECT 'child', 'child table ' || i.inhrelid::regclass FROM pg_catalog.pg_inherits i, me
-    WHERE i.inhparent = me.oid AND NOT (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = i.inhrelid)
-    UNION ALL
-    SELECT 'publication of all', 'publication ' || quote_ident(p.pubname) || ' for all tables' FROM pg_catalog.pg_publication p WHERE p.puballtables
+    SELECT 'publication of all' AS kind, 'publication ' || quote_ident(p.pubname) || ' for all tables' AS description
+    FROM pg_catalog.pg_publication p WHERE p.puballtables
     UNION ALL
     -- PostgreSQL 15 and later.
     SELECT 'publication of ours', pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d
@@ -148,7 +143,6 @@ fn hint(kind: &str) -> &'static str {
         "publication of ours" => {
             "Take schema pgrecast out of the publication: ALTER PUBLICATION … DROP TABLES IN SCHEMA."
         }
-        "parent" | "child" => "End the inheritance first: ALTER TABLE … NO INHERIT.",
         "row type" => {
             "No dump has it either: take it away first (COMMENT ON TYPE … IS NULL, GRANT USAGE ON TYPE … TO PUBLIC)."
         }

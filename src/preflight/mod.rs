@@ -5,6 +5,7 @@
 
 mod dependents;
 mod grantors;
+mod kin;
 mod server;
 mod table;
 
@@ -42,6 +43,7 @@ pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Find
 /// What became of the table since: an empty list means that a swap loses nothing.
 pub async fn look_again(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
     let mut findings = table::findings(conn, facts, oid, false).await?;
+    findings.extend(kin::findings(conn, oid).await?);
     findings.extend(grantors::findings(conn, facts, oid).await?);
     findings.extend(dependents::findings(conn, oid).await?);
     for place in tree::places(conn, oid).await? {

@@ -39,9 +39,8 @@ struct Facts {
     kind: char,
     persistence: char,
     system: bool,
-    access_method: Option<String>,
     partition: bool,
-    typed: bool,
+    access_method: Option<String>,
     owner: String,
     is_owner: bool,
     schema_create: bool,
@@ -50,9 +49,9 @@ struct Facts {
 
 const FACTS: &str = "
 SELECT json_build_object('schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
+    'partition', c.relispartition,
     'system', n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgrecast') OR c.oid < 16384,
-    'access_method', am.amname, 'partition', c.relispartition,
-    'typed', c.reloftype <> 0, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
+    'access_method', am.amname, 'owner', pg_catalog.pg_get_userbyid(c.relowner),
     'is_owner', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     'schema_create', has_schema_privilege(n.oid, 'CREATE'),
     'owner_schema_create', has_schema_privilege(c.relowner, n.oid, 'CREATE'))
@@ -94,13 +93,10 @@ pub(super) async fn findings(
             "Block ranges can be read of heap tables only.",
         ));
     }
-    if f.partition && !of_tree {
-        found.push(Finding::new(format!("{table} is a partition"), "Migrate the partitioned table as a whole."));
-    }
-    if f.typed {
+    if f.kind == 'p' && f.partition && !of_tree {
         found.push(Finding::new(
-            format!("{table} is a typed table"),
-            "This version does not carry the tie to its type: ALTER TABLE … NOT OF.",
+            format!("{table} is a partition, and partitioned itself"),
+            "Migrate the partitioned table as a whole, or the partitions that hold the rows.",
         ));
     }
     if !(f.is_owner || server.superuser) {

@@ -130,7 +130,6 @@ fn classify(text: &str) -> Result<Clause, Failure> {
 }
 
 const INSTANT: &str = "It needs no rewrite: run it as a plain ALTER TABLE.";
-const NOT_YET: &str = "This version does not carry foreign keys, triggers, rules, policies or inheritance.";
 const UNSEEN: &str = "The change stream shows only permanent, logged tables.";
 
 fn refused(text: &str, what: &str, hint: &str) -> Failure {
@@ -205,8 +204,8 @@ fn command_kind(text: &str, command: &AlterTableCmd) -> Result<ClauseKind, Failu
         T::AtEnableRowSecurity | T::AtDisableRowSecurity | T::AtForceRowSecurity | T::AtNoForceRowSecurity => {
             Err(refused(text, "ROW LEVEL SECURITY", INSTANT))
         }
-        T::AtAddInherit | T::AtDropInherit => Err(refused(text, "INHERIT", NOT_YET)),
-        T::AtAddOf | T::AtDropOf => Err(refused(text, "OF", NOT_YET)),
+        T::AtAddInherit | T::AtDropInherit => Err(refused(text, "INHERIT", INSTANT)),
+        T::AtAddOf | T::AtDropOf => Err(refused(text, "OF", INSTANT)),
         T::AtAttachPartition | T::AtDetachPartition | T::AtDetachPartitionFinalize => {
             Err(refused(text, "ATTACH or DETACH PARTITION", INSTANT))
         }

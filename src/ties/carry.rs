@@ -6,6 +6,7 @@ use super::views::{self, Fate};
 use super::{End, ForeignKey, Policy, Publication, Rule, Statistics, Ties, Trigger};
 use crate::pg::sql::ident_list;
 use crate::pg::{Ident, Literal, QualifiedName};
+use crate::plan::kin;
 use crate::plan::types::{Names, Plan};
 
 /// Ties on their way.
@@ -22,15 +23,18 @@ pub struct Carry<'a> {
 impl Carry<'_> {
     /// The locks of the swap, in the order in which most applications' statements take them: views from the furthest, as
     /// whoever reads them comes to them, then tables that refer to the source, as their writers do, [`Carry::own_lock`],
-    /// and the tables it refers to.
+    /// and the tables it refers to. A statement on a parent holds a lock there before it looks for children: as long as
+    /// none does, none has found the old table and waits to write to it.
     pub fn locks(&self) -> Vec<String> {
         let views = views::touched(self.plan, self.ties).into_iter().rev();
         // LOCK TABLE would lock everything that the view reads, too, and takes no materialized view.
         views
             .map(|view| format!("ALTER {} {} OWNER TO {}", view.word(), view.name, Ident(&view.owner)))
             .chain(self.children().iter().map(|table| exclusive(table)))
+            .chain(self.above().map(|r| exclusive(&r.name.to_string())))
             .chain([self.own_lock()])
             .chain(self.partitions_lock())
+            .chain(self.below().map(|r| exclusive(&r.name.to_string())))
             .chain(self.parents().iter().map(|table| exclusive(table)))
             .collect()
     }
@@ -48,7 +52,8 @@ impl Carry<'_> {
 
     /// Tables beside the source of which autovacuum is to keep away, each as LOCK TABLE calls it.
     pub fn tables(&self) -> Vec<String> {
-        self.children().into_iter().chain(self.parents()).collect()
+        let kin = self.above().chain(self.below()).map(|r| r.name.to_string());
+        distinct(self.children().into_iter().chain(self.parents()).chain(kin))
     }
 
     /// Everything that is locked besides the source, for whoever looks who is in the way.
@@ -56,7 +61,8 @@ impl Carry<'_> {
         let views = views::touched(self.plan, self.ties).into_iter().map(|view| view.oid);
         let ends = self.ties.incoming.iter().map(|k| &k.table).chain(self.outwards().map(|k| &k.refers_to));
         let keys = ends.flat_map(|end| std::iter::once(end.oid).chain(end.partitions.iter().copied()));
-        let mut all: Vec<u32> = views.chain(keys).chain(self.readers().map(|(oid, _)| oid)).collect();
+        let kin = self.kin().map(|r| r.oid);
+        let mut all: Vec<u32> = views.chain(kin).chain(keys).chain(self.readers().map(|(oid, _)| oid)).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -94,6 +100,7 @@ impl Carry<'_> {
         let mut steps = views::away(self.plan, self.ties, names);
         steps.extend(functions::set_aside(&self.ties.functions, names));
         let source = &self.plan.source.name;
+        steps.extend(kin::ddl::leave(&self.ties.kin, source));
         for key in self.ties.incoming.iter().chain(&self.ties.outgoing) {
             steps.push(format!("ALTER TABLE {} DROP CONSTRAINT {}", key.table.name, Ident(&key.name)));
         }
@@ -151,7 +158,10 @@ impl Carry<'_> {
         let table = self.plan.target.name.to_string();
         let mut steps = functions::creates(&self.ties.functions, self.role);
         for trigger in &self.ties.triggers {
-            steps.extend(create_trigger(trigger, &table));
+            steps.extend(match trigger.above {
+                Some(above) => follow_trigger(trigger, above, &table),
+                None => create_trigger(trigger, &table),
+            });
         }
         for policy in &self.ties.policies {
             match policy.own {
@@ -277,6 +287,17 @@ pub(super) fn create_trigger(trigger: &Trigger, table: &str) -> Vec<String> {
             Ident(extension)
         ));
     }
+    steps
+}
+
+/// It came with the partition's place, in the state of the parent's.
+fn follow_trigger(trigger: &Trigger, above: char, table: &str) -> Vec<String> {
+    let name = Ident(&trigger.name);
+    let mut steps = Vec::new();
+    if (trigger.enabled, above) != ('O', 'O') {
+        steps.push(format!("ALTER TABLE {table} ENABLE TRIGGER {name}"));
+    }
+    steps.extend(state_and_comment("TRIGGER", &trigger.name, table, trigger.enabled, &trigger.comment));
     steps
 }
 

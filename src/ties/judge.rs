@@ -7,6 +7,7 @@ use super::text;
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties, View};
 use crate::pg::sql::plain_ident;
+use crate::plan::kin::TWIN_HINT;
 use crate::plan::types::Plan;
 use crate::preflight::Finding;
 
@@ -44,8 +45,10 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(owned(&what, s.owned));
         found.extend(judge.renamed(&what, &s.mentions));
     }
+    let rest =
+        || ties.publications.iter().map(|p| &p.name).chain(&ties.schema_publications).chain(&ties.published_above);
     if plan.changes_identity()
-        && let Some(p) = ties.publications.iter().map(|p| &p.name).chain(&ties.schema_publications).next()
+        && let Some(p) = rest().next()
     {
         found.push(Finding::new(
             format!(
@@ -72,6 +75,8 @@ pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         found.extend(owned(&default.what(), default.owned));
     }
     found.extend(sequences::judge(plan, &ties.sequences));
+    let twins = ties.kin.partition.iter().flat_map(|p| p.twins(&plan.target));
+    found.extend(twins.map(|twins| Finding::new(twins.what(), TWIN_HINT)));
     found
 }
 
@@ -153,15 +158,15 @@ impl Judge<'_> {
 
     fn foreign_key(&self, key: &ForeignKey) -> Vec<Finding> {
         let what = format!("foreign key {} of {}", plain_ident(&key.name), key.table.name.plain());
+        if key.inherited {
+            return vec![self.inherited_key(key, &what)];
+        }
         let mut found = Vec::new();
         let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
         // A partitioned source is carried at one end, where the other is not.
         let both = key.table.kind == 'p' && key.refers_to.kind == 'p';
         if self.plan.source.is_partitioned() && both {
             found.push(Finding::new(format!("{what} has partitioned tables at both ends"), drop));
-        }
-        if key.inherited {
-            found.push(Finding::new(format!("{what} is a partition's share of its parent's"), drop));
         }
         if !key.table.owned {
             found.push(Finding::new(
@@ -195,6 +200,19 @@ impl Judge<'_> {
             }
         }
         found
+    }
+
+    /// A partition's share of a key of the partitioned table above it. Nothing tells the server that all is well as it
+    /// knows of a CHECK, so that the time under the lock would grow with the table.
+    fn inherited_key(&self, key: &ForeignKey, what: &str) -> Finding {
+        let reads = match key.table.oid == self.plan.source.oid {
+            true => "ATTACH PARTITION would check every row under the lock",
+            false => "DETACH PARTITION would look under the lock for rows that refer to the partition's",
+        };
+        Finding::new(
+            format!("{what} is one of the partitioned table's, and {reads}"),
+            "Drop the foreign key of the partitioned table for the time.",
+        )
     }
 
     /// Whether the target has a unique index that a foreign key over these source columns can refer to.

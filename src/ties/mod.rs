@@ -9,6 +9,7 @@ mod foreign_keys;
 mod functions;
 pub mod grants;
 mod judge;
+mod kin;
 mod made;
 mod partition;
 mod read;
@@ -31,6 +32,7 @@ pub use stored::{Rows, Stored};
 
 use crate::error::Failure;
 use crate::pg::{Conn, QualifiedName};
+use crate::plan::kin::Kin;
 use crate::plan::types::Plan;
 use crate::preflight::Finding;
 
@@ -55,6 +57,8 @@ pub struct Ties {
     pub publications: Vec<Publication>,
     /// Publications of its schema: the new table is in them by its name.
     pub schema_publications: Vec<String>,
+    /// Publications of the partitioned tables above it.
+    pub published_above: Vec<String>,
     /// Views on it and on those views, materialized ones too, nearest first.
     pub views: Vec<View>,
     /// Functions and procedures that read it or have its row type in their signature.
@@ -63,6 +67,8 @@ pub struct Ties {
     pub defaults: Vec<OtherDefault>,
     /// Sequences of its columns.
     pub sequences: Vec<OwnedSequence>,
+    /// The tables it is related to.
+    pub kin: Kin,
 }
 
 impl Ties {
@@ -181,6 +187,8 @@ pub struct Trigger {
     pub definition: String,
     /// `pg_trigger.tgenabled`.
     pub enabled: char,
+    /// The same of the parent's trigger that it follows, where the table is a partition.
+    pub above: Option<char>,
     /// Columns of the table that it names.
     pub mentions: Vec<String>,
     /// Whether a partition has it from its parent, in the same state.

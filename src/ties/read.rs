@@ -8,6 +8,7 @@ use super::stored;
 use super::{ForeignKey, Policy, Publication, Rule, Security, Statistics, Ties, Trigger, View};
 use crate::error::Failure;
 use crate::pg::{Conn, Literal};
+use crate::plan::kin::Kin;
 use crate::plan::read::json;
 use crate::preflight::Obstacle;
 
@@ -32,6 +33,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         150_000.. => json(conn, "read publications of schema", &sql(SCHEMA_PUBLICATIONS)).await?,
         _ => Vec::new(),
     };
+    let published_above: Vec<String> = json(conn, "read publications above", &sql(PUBLISHED_ABOVE)).await?;
     let with_obstacles = VIEWS.replace("$obstacle", &Obstacle::sql(version));
     let mut views: Vec<View> = json(conn, "read views", &sql(&with_obstacles)).await?;
     for view in &mut views {
@@ -50,6 +52,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
     let functions: Vec<Function> = json(conn, "read functions", &functions).await?;
     let defaults: Vec<OtherDefault> = json(conn, "read defaults", &sql(defaults::QUERY)).await?;
     let sequences: Vec<OwnedSequence> = json(conn, "read sequences", &sql(sequences::QUERY)).await?;
+    let kin = Kin::read(conn, oid).await?;
     Ok(Ties {
         outgoing,
         incoming,
@@ -60,10 +63,12 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         statistics,
         publications,
         schema_publications,
+        published_above,
         views,
         functions,
         defaults,
         sequences,
+        kin,
     })
 }
 
@@ -141,14 +146,15 @@ WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.confrelid = $1)
 /// A partition's share of its parent's trigger is internal before 15; one in another state than that is told in any case.
 const TRIGGERS: &str = "
 SELECT coalesce(json_agg(json_build_object(
-    'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled,
-    'mentions', $mentions, 'inherited', p.tgenabled IS NOT DISTINCT FROM g.tgenabled,
+    'name', g.tgname, 'definition', pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled, 'above', above.tgenabled,
+    'mentions', $mentions, 'inherited', above.tgenabled IS NOT DISTINCT FROM g.tgenabled,
     'comment', pg_catalog.obj_description(g.oid, 'pg_trigger'),
     'extensions', (SELECT coalesce(json_agg(e.extname ORDER BY e.extname), '[]') FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
         WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = g.oid AND d.deptype = 'x')) ORDER BY g.tgname), '[]')
-FROM pg_catalog.pg_trigger g LEFT JOIN pg_catalog.pg_trigger p ON p.oid = g.tgparentid
-WHERE (NOT g.tgisinternal OR p.tgenabled <> g.tgenabled) AND g.tgrelid = $1";
+FROM pg_catalog.pg_trigger g LEFT JOIN pg_catalog.pg_trigger above ON above.oid = g.tgparentid
+-- Before 15 a partition's share of its parent's counts as internal, as those of constraints do.
+WHERE g.tgrelid = $1 AND (NOT g.tgisinternal OR g.tgparentid <> 0 AND g.tgconstrindid = 0)";
 
 /// Of the table itself, and those of other relations that mention it.
 const RULES: &str = "
@@ -213,6 +219,11 @@ const SCHEMA_PUBLICATIONS: &str = "
 SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]') FROM pg_catalog.pg_publication_namespace s
 JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid
 WHERE c.oid = $1";
+
+const PUBLISHED_ABOVE: &str = "
+SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]')
+FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+WHERE r.prrelid <> $1 AND r.prrelid IN (SELECT a.relid FROM pg_catalog.pg_partition_ancestors($1) a)";
 
 /// Views on the table and on those views, nearest first. What bypasses `pg_depend` or would get lost counts as dependent
 /// on a materialized view; its indexes and statistics do not.

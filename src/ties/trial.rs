@@ -108,7 +108,7 @@ impl Trial<'_> {
                 probes.push((what, statements));
             }
         }
-        for t in &self.ties.triggers {
+        for t in self.ties.triggers.iter().filter(|t| t.above.is_none()) {
             let statement = renamed(&t.definition, source, &self.model)?;
             probes.push(self.of_text(format!("trigger {}", plain_ident(&t.name)), vec![statement]));
         }

@@ -4,6 +4,7 @@ mod added;
 mod clauses;
 mod filled;
 mod granted;
+mod hierarchy;
 mod keys;
 mod large;
 mod materialized;
