@@ -19,7 +19,7 @@ pub struct Context {
     /// Connections, with the conversions' settings pinned.
     pub connector: Connector,
     /// The control schema, over the connection that holds the lease.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// Its plan.
     pub plan: Arc<Plan>,
     /// Its names.

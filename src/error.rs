@@ -92,6 +92,12 @@ impl Failure {
         Self::new(Exit::Refused, primary)
     }
 
+    /// The same with another primary message.
+    pub fn named(mut self, primary: impl Into<String>) -> Self {
+        self.primary = primary.into();
+        self
+    }
+
     /// Adds the detail.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

@@ -6,13 +6,14 @@ use crate::fill;
 use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::shape::Shape;
-use crate::plan::types::IdentityChange;
-use crate::ties::{Owed, Whole, validate};
+use crate::plan::types::{IdentityChange, Names, OldNames};
+use crate::ties::{Owed, Whole, set_aside_sql, validate};
 
 /// Removes slot, publication, shadow and journal, and gives the source its replica identity back where it still is the
 /// table the application uses.
 pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> {
     drop_stream(context, conn).await?;
+    drop_way_back(context, conn).await?;
     for leaf in context.plan.leaves(&context.names).iter().filter(|leaf| *leaf.identity != IdentityChange::None) {
         restore_identity(context, conn, leaf.source).await?;
     }
@@ -57,9 +58,19 @@ pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
 
 /// Drops the slot and the publication.
 pub async fn drop_stream(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    drop_slot(conn, &context.slot()).await?;
-    let publication = format!("DROP PUBLICATION IF EXISTS {}", Ident(&context.names.publication()));
-    patiently(conn, "drop publication", &publication).await
+    drop_named_stream(conn, &context.slot(), &context.names.publication()).await
+}
+
+/// Drops slot, publication and journal of the way back: the old table is followed no more.
+pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let names = &context.names;
+    drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
+    drop_journal(conn, &Names::backwards(context.id, OldNames::default())).await
+}
+
+async fn drop_named_stream(conn: &Conn, slot: &str, publication: &str) -> Result<(), Failure> {
+    drop_slot(conn, slot).await?;
+    patiently(conn, "drop publication", &format!("DROP PUBLICATION IF EXISTS {}", Ident(publication))).await
 }
 
 /// Drops the slot; a walsender of ours that still has it is ended first.
@@ -185,10 +196,33 @@ pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> 
     fill::drop_all(conn, &context.names).await?;
     let shadow = format!("DROP TABLE IF EXISTS {}, {}", context.names.shadow(), context.names.stand_in());
     patiently(conn, "drop shadow", &shadow).await?;
-    for generation in journal::generations(conn, &context.names).await? {
-        patiently(conn, "drop journal", &format!("DROP TABLE IF EXISTS {}", context.names.journal(generation))).await?;
+    drop_journal(conn, &context.names).await
+}
+
+async fn drop_journal(conn: &Conn, names: &Names) -> Result<(), Failure> {
+    for generation in journal::generations(conn, names).await? {
+        patiently(conn, "drop journal", &format!("DROP TABLE IF EXISTS {}", names.journal(generation))).await?;
     }
     Ok(())
+}
+
+/// Drops a table by its oid, for it may have been renamed since; gives its name, if it was still there.
+pub async fn drop_by_oid(context: &Context, conn: &Conn, oid: u32) -> Result<Option<String>, Failure> {
+    let sql = format!(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid} AND c.relkind IN ('r', 'p')"
+    );
+    let table = conn.scalar("find old table", &sql).await?;
+    if let Some(table) = &table {
+        let only = if context.plan.source.is_partitioned() { "" } else { "ONLY " };
+        let past_vacuum = context.past_vacuum(format!("{only}{table}"), context.connector.lock_timeout());
+        // Functions that had its row type in their signatures.
+        let functions = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
+        let functions: String =
+            functions.into_iter().flatten().flatten().map(|function| format!("DROP {function}; ")).collect();
+        patiently(conn, "drop old table", &format!("{past_vacuum}; {functions}DROP TABLE {table}")).await?;
+    }
+    Ok(table)
 }
 
 /// Runs statements that may meet a lock for a moment, all or none: each wait is short, so nobody queues behind it for

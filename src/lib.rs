@@ -13,6 +13,7 @@
 //!                 │
 //!              index, verify, cutover      build, compare, swap
 //!                 │
+//!           keep, rollback                  follow the other way round, swap back
 //!               finish                     remove all that is ours
 //! ```
 //!
@@ -39,9 +40,11 @@ pub mod flush;
 pub mod follow;
 pub mod index;
 pub mod journal;
+pub mod keep;
 pub mod monitor;
 pub mod prepare;
 mod retry;
+pub mod rollback;
 pub mod run;
 pub mod stream;
 pub mod throttle;

@@ -231,7 +231,13 @@ impl Monitor {
                 p.eta_seconds = (share > 0.0).then(|| since.elapsed().as_secs_f64() * (1.0 - share) / share);
             }
             Phase::CatchUp => p.rows_done = Some(self.follower.flushed.load(Ordering::Relaxed)),
-            Phase::Preflight | Phase::Prepare | Phase::Index | Phase::Ready | Phase::CutOver | Phase::Done => {}
+            Phase::Preflight
+            | Phase::Prepare
+            | Phase::Index
+            | Phase::Ready
+            | Phase::CutOver
+            | Phase::Keep
+            | Phase::Done => {}
         }
         p.rate_rows = p.rows_done.and_then(|rows| rate.of(phase, rows));
         p

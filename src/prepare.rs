@@ -10,7 +10,7 @@ use crate::error::Failure;
 use crate::finish;
 use crate::follow;
 use crate::journal::table as journal;
-use crate::pg::{Conn, Ident, QualifiedName, Role};
+use crate::pg::{Conn, Ident, Literal, QualifiedName, Role};
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::kin;
 use crate::plan::shape::Origin;
@@ -32,7 +32,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         .scalar("read X0", "SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text")
         .await?
         .ok_or_else(|| Failure::failed("the server gave no snapshot"))?;
-    create_slot(context, &conn).await?;
+    create_slot(context, &conn, context.slot()).await?;
     settle(context, &conn).await?;
     let mut leaves = String::new();
     for leaf in context.plan.leaves(&context.names) {
@@ -106,10 +106,19 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
     steps.join(";\n")
 }
 
-/// The statement that publishes the source's keys; of a partitioned source those of each partition that holds rows, so
-/// that a TRUNCATE of one is told. Before 15 there are no column lists; under REPLICA IDENTITY FULL a list would make the
-/// user's updates fail (CREATE PUBLICATION, PostgreSQL manual).
+/// The statement that publishes the source's keys.
 pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
+    let tables = published(plan, names, version);
+    let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
+    format!("CREATE PUBLICATION {}{of} {PUBLISHED}", Ident(&names.publication()))
+}
+
+const PUBLISHED: &str = "WITH (publish = 'insert, update, delete, truncate')";
+
+/// The source in a publication, with its keys; of a partitioned source each partition that holds rows, so that a TRUNCATE
+/// of one is told. Before 15 there are no column lists; under REPLICA IDENTITY FULL a list would make the user's updates
+/// fail (CREATE PUBLICATION, PostgreSQL manual).
+pub fn published(plan: &Plan, names: &Names, version: u32) -> Vec<String> {
     let table = |leaf: Member<'_>| {
         let full = *leaf.identity == IdentityChange::Full
             || (*leaf.identity == IdentityChange::None && leaf.source.replica_identity == 'f');
@@ -120,12 +129,24 @@ pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
         };
         format!("ONLY {}{columns}", leaf.source.name)
     };
-    let tables: Vec<String> = plan.leaves(names).into_iter().map(table).collect();
-    let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
-    format!(
-        "CREATE PUBLICATION {}{of} WITH (publish = 'insert, update, delete, truncate')",
-        Ident(&names.publication())
-    )
+    plan.leaves(names).into_iter().map(table).collect()
+}
+
+/// Publication and slot of the way back, before the swap: what the slot sends begins there. The publication is empty until
+/// the swap, since what is written to the shadow before comes from the old table.
+pub async fn way_back(context: &Context) -> Result<(), Failure> {
+    let conn = context.connector.open(Role::Control).await?;
+    let publication = context.names.back_publication();
+    let there = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", Literal(&publication));
+    if conn.scalar("look for publication", &there).await?.is_none() {
+        conn.batch("create publication", &format!("CREATE PUBLICATION {} {PUBLISHED}", Ident(&publication))).await?;
+    }
+    let slot = context.names.back_slot(context.facts.database_oid);
+    let there = format!("SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name = {}", Literal(&slot));
+    match conn.scalar("look for slot", &there).await? {
+        Some(_) => Ok(()),
+        None => create_slot(context, &conn, slot).await,
+    }
 }
 
 /// The statements that give the source, or its partitions, the replica identity the key needs, if any.
@@ -165,10 +186,9 @@ async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
 }
 
 /// Creates the slot; the server waits for every open write transaction of the cluster, so those are named.
-async fn create_slot(context: &Context, conn: &Conn) -> Result<(), Failure> {
+async fn create_slot(context: &Context, conn: &Conn, name: String) -> Result<(), Failure> {
     let mut replication = follow::connect(&context.connector).await?;
     let pid = replication.backend_pid();
-    let name = context.slot();
     let creation = tokio::spawn(async move {
         let made = replication.create_slot(&name, follow::slot_options()).await;
         replication.close().await;

@@ -25,7 +25,7 @@ use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
-use crate::{fill, finish, index, prepare};
+use crate::{fill, finish, index, keep, prepare, rollback};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -117,8 +117,29 @@ impl Run {
             self.swap(migration, &mut stopped).await?;
         }
         match self.until {
-            Until::Swapped => self.clean_up().await,
+            Until::Swapped => {
+                self.clean_up().await?;
+                self.keep(&mut stopped).await
+            }
             Until::Compared => Ok(()),
+        }
+    }
+
+    /// Keeps the old table in step where that was asked for.
+    async fn keep(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
+        let migration = self.again().await?;
+        if !matches!(migration.phase, state::Phase::Keep | state::Phase::SwappedBack) {
+            return Ok(());
+        }
+        let back = keep::way_back(&self.context, &migration)?;
+        if migration.phase == state::Phase::SwappedBack {
+            return rollback::clean_up(&back).await;
+        }
+        self.context.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
+        tokio::select! {
+            ended = keep::run(&back, &self.options) => ended,
+            why = stopped => Err(why),
+            failure = lease_lost(&self.context) => Err(failure),
         }
     }
 
@@ -226,6 +247,8 @@ impl Run {
             jobs,
             copy: copy.clone(),
             throttle: throttle.clone(),
+            unfit: follow::Unfit::End,
+            reporter: context.reporter.clone(),
         })
         .await?;
         let board = Arc::new(Board::new(size, Arc::default()));
@@ -270,7 +293,7 @@ impl Run {
                 Phase::CatchUp => &mut self.report.seconds.catch_up,
                 Phase::Verify => &mut self.report.seconds.verify,
                 Phase::Ready => &mut self.report.seconds.ready,
-                Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Done => continue,
+                Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Keep | Phase::Done => continue,
             };
             *field = Some(seconds);
         }
@@ -304,7 +327,7 @@ impl Run {
     async fn clean_up(&self) -> Result<(), Failure> {
         let context = &self.context;
         let migration = self.again().await?;
-        if migration.phase == state::Phase::Complete {
+        if migration.phase != state::Phase::Swapped {
             return Ok(());
         }
         let conn = context.connector.open(Role::Control).await?;
@@ -316,7 +339,10 @@ impl Run {
             finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
                 .await?;
         }
-        context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
+        match migration.plan.back {
+            Some(_) => keep::begin(context, &migration).await,
+            None => context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await,
+        }
     }
 
     async fn wal_position(&self) -> Result<u64, Failure> {
@@ -446,6 +472,9 @@ impl Work {
         let mut retry = Retry::new();
         while let Err(failure) = self.analyze(&sql).await {
             retry.after_failure(failure).await?;
+        }
+        if self.context.plan.back.is_some() {
+            prepare::way_back(&self.context).await?;
         }
         self.wait_while_postponed().await?;
         Ok(Ready(()))

@@ -9,6 +9,8 @@ const ROOMS: &[&str] = &[
     "commands",
     "demo",
     "run",
+    "rollback",
+    "keep",
     "monitor",
     "cutover",
     "index",

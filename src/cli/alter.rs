@@ -2,6 +2,7 @@
 
 use super::name::TableName;
 use super::options::MigrateOptions;
+use super::reverse::Reverse;
 use super::session::{Connection, Output};
 use super::setting::Setting;
 use super::typed::AlterArgs;
@@ -14,6 +15,8 @@ pub struct Alter {
     pub table: TableName,
     /// `ALTER TABLE` clauses as they were typed; empty for a plain rewrite.
     pub clauses: String,
+    /// How old columns come back from a new row; no column twice.
+    pub reverse: Vec<Reverse>,
     /// Plan and estimate only.
     pub dry_run: bool,
     /// How to run it.
@@ -30,9 +33,19 @@ impl Alter {
         let mut options = typed.changes.apply(MigrateOptions::default())?;
         options.primary_key = typed.primary_key.map(|columns| columns.0);
         options.settings = each_once(typed.settings)?;
+        let reverse = typed.reverse;
+        let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
+        if let Some((_, one)) = twice {
+            return Err(Failure::usage(format!("--reverse {} is given twice", one.column)));
+        }
+        if !reverse.is_empty() && options.rollback_window.is_none() {
+            return Err(Failure::usage("--reverse is for --rollback-window")
+                .hint("Give --rollback-window, or leave --reverse out."));
+        }
         Ok(Alter {
             table: typed.table,
             clauses: typed.clauses,
+            reverse,
             dry_run: typed.dry_run,
             options,
             output: Output::new(&typed.session.format, typed.report),

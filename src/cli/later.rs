@@ -22,8 +22,6 @@ pub(super) struct LaterOptions {
     #[arg(long, hide = true)]
     outside_window: Option<OsString>,
     #[arg(long, hide = true)]
-    rollback_window: Option<OsString>,
-    #[arg(long, hide = true)]
     status_listen: Option<OsString>,
 }
 
@@ -33,7 +31,6 @@ impl LaterOptions {
         let options = [
             ("--window", &self.window),
             ("--outside-window", &self.outside_window),
-            ("--rollback-window", &self.rollback_window),
             ("--status-listen", &self.status_listen),
         ];
         match options.iter().find(|(_, value)| value.is_some()) {

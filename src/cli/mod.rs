@@ -16,6 +16,7 @@ mod name;
 mod options;
 mod quantity;
 mod resume;
+mod reverse;
 mod session;
 mod setting;
 mod typed;
@@ -25,6 +26,7 @@ pub use demo::Demo;
 pub use name::{NameError, TableName};
 pub use options::{Changes, Cutover, MigrateOptions, Throttle};
 pub use resume::Resume;
+pub use reverse::Reverse;
 pub use session::{Connection, Output};
 pub use setting::Setting;
 
@@ -49,6 +51,8 @@ pub enum Command {
     Verify(Verify),
     /// Drop the old table and all that the tool owns for it.
     Finish(Finish),
+    /// Swap back without losing a write.
+    Rollback(Rollback),
     /// Migrate a table under load on a throwaway server.
     Demo(Demo),
 }
@@ -65,6 +69,7 @@ impl Command {
             Command::Abort(_) => "abort",
             Command::Verify(_) => "verify",
             Command::Finish(_) => "finish",
+            Command::Rollback(_) => "rollback",
             Command::Demo(_) => "demo",
         }
     }
@@ -78,6 +83,7 @@ impl Command {
             Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
             Command::Verify(verify) => verify.output.format,
             Command::Finish(finish) => finish.format,
+            Command::Rollback(rollback) => rollback.output.format,
             Command::Demo(demo) => demo.output.format,
         }
     }
@@ -123,6 +129,17 @@ pub struct Finish {
     pub connection: Connection,
     /// How standard output reads.
     pub format: Format,
+}
+
+/// `pgrecast rollback ID`.
+#[derive(Debug, PartialEq)]
+pub struct Rollback {
+    /// The migration's number, always named since the application's table changes.
+    pub id: i64,
+    /// The database.
+    pub connection: Connection,
+    /// What is said, and where.
+    pub output: Output,
 }
 
 impl From<OneArgs> for One {
@@ -193,6 +210,11 @@ fn check(typed: Typed) -> Result<Command, Failure> {
             format: typed.session.format.format,
             connection: typed.session.into(),
         })),
+        Typed::Rollback(typed) => Ok(Command::Rollback(Rollback {
+            id: typed.id,
+            output: Output::new(&typed.session.format, typed.report),
+            connection: typed.session.into(),
+        })),
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
         Typed::Partition(_) => Err(later::refuse("partition")),
         Typed::Split(_) => Err(later::refuse("split")),
@@ -201,7 +223,6 @@ fn check(typed: Typed) -> Result<Command, Failure> {
         Typed::Pause(_) => Err(later::refuse("pause")),
         Typed::Unpause(_) => Err(later::refuse("unpause")),
         Typed::Set(_) => Err(later::refuse("set")),
-        Typed::Rollback(_) => Err(later::refuse("rollback")),
     }
 }
 

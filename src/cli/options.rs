@@ -31,6 +31,8 @@ pub struct MigrateOptions {
     pub cutover: Cutover,
     /// What holds copy and flush back.
     pub throttle: Throttle,
+    /// How long the old table is kept in step after the cut-over; not at all where none.
+    pub rollback_window: Option<Duration>,
 }
 
 /// When and how hard the cut-over tries.
@@ -80,6 +82,7 @@ impl Default for MigrateOptions {
             settings: Vec::new(),
             cutover: Cutover::default(),
             throttle: Throttle::default(),
+            rollback_window: None,
         }
     }
 }
@@ -125,6 +128,9 @@ pub struct Changes {
     /// VACUUM the targets before the cut-over, for index-only scans from the first moment
     #[arg(long)]
     vacuum: bool,
+    /// After the cut-over stay and keep the old table in step for this long, so that rollback loses nothing
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
+    rollback_window: Option<Duration>,
     #[command(flatten)]
     cutover: CutoverChanges,
     #[command(flatten)]
@@ -189,6 +195,7 @@ impl Changes {
             settings: base.settings,
             cutover: self.cutover.apply(base.cutover),
             throttle: self.throttle.apply(base.throttle),
+            rollback_window: self.rollback_window.or(base.rollback_window),
         };
         options.cutover.check()?;
         Ok(options)

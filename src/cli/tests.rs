@@ -79,6 +79,8 @@ fn every_option_reaches_its_field() {
         "--setting=TimeZone=UTC",
         "--setting",
         "lc_monetary=C",
+        "--rollback-window=2h",
+        "--reverse=total = round(price * 100)",
         "--report=out.json",
         "--format=json",
     ]);
@@ -109,13 +111,16 @@ fn every_option_reaches_its_field() {
             file: Some(PathBuf::from("/tmp/stop")),
             nice: 0.5,
         },
+        rollback_window: Some(Duration::from_secs(7_200)),
     };
+    let reverse = Reverse { column: "total".to_owned(), expression: "round(price * 100)".to_owned() };
+    assert_eq!(read.reverse, [reverse]);
     assert_eq!(read.options, expected);
 }
 
 #[test]
 fn each_command_reads() {
-    let lines: [&[&str]; 12] = [
+    let lines: [&[&str]; 13] = [
         &["alter", "public.t", "ADD COLUMN x int"],
         &["resume"],
         &["resume", "7", "--jobs", "4"],
@@ -126,6 +131,7 @@ fn each_command_reads() {
         &["abort"],
         &["verify", "7", "--report", "r.json"],
         &["finish", "7"],
+        &["rollback", "7", "--report", "r.json"],
         &["demo"],
         &["demo", "--rows", "10000", "--seconds", "1", "--report", "r.json"],
     ];
@@ -156,7 +162,7 @@ fn a_resumed_migration_keeps_what_is_not_typed_again() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 25] = [
         (&[], "Usage:"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&["alter"], "<TABLE>"),
@@ -177,6 +183,9 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
         (&["alter", "t", "", "--setting", "a=1", "--setting", "A=2"], "given twice"),
         (&["alter", "t", "", "--format", "xml"], "xml"),
         (&["status", "seven"], "seven"),
+        (&["alter", "t", "", "--reverse", "a = b"], "--rollback-window"),
+        (&["alter", "t", "", "--rollback-window", "1h", "--reverse", "a=1", "--reverse", "a=2"], "given twice"),
+        (&["rollback"], "<ID>"),
         (&["finish"], "<ID>"),
         (&["finish", "0"], "1.."),
     ];
@@ -189,7 +198,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_in_plain_words() {
-    let commands = ["partition", "split", "widen", "run", "pause", "unpause", "set", "rollback"];
+    let commands = ["partition", "split", "widen", "run", "pause", "unpause", "set"];
     for command in commands {
         let primary = format!("pgrecast {command} is not part of this version yet");
         let lines: [&[&str]; 3] = [&[command], &[command, "--help"], &[command, "t", "--range", "a", "-x", "y=1"]];
@@ -197,7 +206,7 @@ fn what_is_not_built_yet_is_refused_in_plain_words() {
             assert_eq!(ends(line), (2, primary.clone()), "{line:?}");
         }
     }
-    for option in ["--window", "--outside-window", "--rollback-window", "--status-listen"] {
+    for option in ["--window", "--outside-window", "--status-listen"] {
         let primary = format!("{option} is not part of this version yet");
         assert_eq!(ends(&["alter", "t", "", option, "x"]), (2, primary.clone()));
         assert_eq!(ends(&["resume", option, "x"]), (2, primary));
@@ -210,10 +219,10 @@ fn help_is_short_and_shows_what_works() {
     assert_eq!(code, 0);
     assert!(help.lines().count() <= 30, "{help}");
     let (listed, not_yet) = help.split_once("Not yet:").expect("what is not there yet");
-    for command in ["alter", "resume", "list", "status", "cutover", "abort", "verify", "finish", "demo"] {
+    for command in ["alter", "resume", "list", "status", "cutover", "abort", "verify", "finish", "rollback", "demo"] {
         assert!(listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for command in ["partition", "split", "widen", "run", "pause", "unpause", "set", "rollback"] {
+    for command in ["partition", "split", "widen", "run", "pause", "unpause", "set"] {
         assert!(not_yet.contains(command) && !listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
 }
@@ -225,7 +234,7 @@ fn the_help_of_alter_names_the_defaults_and_hides_what_is_not_there() {
     for default in ["default: 2]", "250ms]", "default: 1s]", "60]", "10s]", "10GB]", "default: 0]"] {
         assert!(help.contains(default), "{default}: {help}");
     }
-    assert!(!help.contains("window") && !help.contains("--status-listen"), "{help}");
+    assert!(!help.contains("outside-window") && !help.contains("--status-listen"), "{help}");
 }
 
 #[test]

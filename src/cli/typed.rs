@@ -7,13 +7,14 @@ use clap::{Args, Parser, Subcommand};
 use super::later::{Ignored, LaterOptions};
 use super::name::{Columns, TableName};
 use super::options::{Changes, path};
+use super::reverse::Reverse;
 use super::setting::Setting;
 use crate::report::Format;
 
 const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
-Not yet: partition, split, widen, run, pause, unpause, set, rollback";
+Not yet: partition, split, widen, run, pause, unpause, set";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -52,6 +53,8 @@ pub(super) enum Typed {
     Verify(VerifyArgs),
     /// Drop the old table and all that the tool owns for it
     Finish(FinishArgs),
+    /// Swap back without losing a write, while the rollback window lasts
+    Rollback(RollbackArgs),
     /// Migrate a table under load on a throwaway server, and show what happened
     Demo(DemoArgs),
     #[command(hide = true)]
@@ -68,8 +71,6 @@ pub(super) enum Typed {
     Unpause(Ignored),
     #[command(hide = true)]
     Set(Ignored),
-    #[command(hide = true)]
-    Rollback(Ignored),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +90,9 @@ pub(super) struct AlterArgs {
     /// A session setting for conversions that depend on one, such as TimeZone=UTC; may be repeated
     #[arg(long = "setting", value_name = "NAME=VALUE")]
     pub(super) settings: Vec<Setting>,
+    /// How an old column comes back from a new row, for --rollback-window; may be repeated
+    #[arg(long = "reverse", value_name = "COL = EXPRESSION")]
+    pub(super) reverse: Vec<Reverse>,
     #[command(flatten)]
     pub(super) session: Session,
     #[command(flatten)]
@@ -138,6 +142,17 @@ pub(super) struct FinishArgs {
     pub(super) id: i64,
     #[command(flatten)]
     pub(super) session: Session,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// The migration, as `pgrecast list` shows it
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(super) id: i64,
+    #[command(flatten)]
+    pub(super) session: Session,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use crate::cli::{Alter, MigrateOptions, Output, Resume};
 use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
-use crate::plan::{build::plan, tree};
+use crate::plan::{build::plan, reverse::reverse, tree};
 use crate::preflight;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
@@ -55,7 +55,13 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     };
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;
-    let plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
+    let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
+    if typed.options.rollback_window.is_some() {
+        preflight::refusal(ties.no_way_back(plan.source.is_partitioned()))?;
+        let given: Vec<(String, String)> =
+            typed.reverse.iter().map(|r| (r.column.clone(), r.expression.clone())).collect();
+        plan.back = Some(Box::new(reverse(&planner, &plan, &given, opened.facts.version).await?));
+    }
     let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
     for partition in &plan.partitions {
         let ties = Ties::read(opened.store.conn(), partition.source.oid, "", opened.facts.version).await?;
@@ -95,6 +101,10 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let migration = opened.find(typed.id, "resume", is_unfinished).await?;
     let mut options = typed.changes.apply(migration.options.clone())?;
+    if options.rollback_window.is_some() && migration.plan.back.is_none() {
+        return Err(Failure::usage(format!("migration {} was begun without --rollback-window", migration.id))
+            .hint("The way back is planned at the start: leave the option out, or abort and start again with it."));
+    }
     make_absolute(&mut options);
     let how = How { command: "resume", resumed: true, until: Until::Swapped };
     go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
@@ -105,7 +115,8 @@ pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let comparable = |m: &Migration| match m.phase {
         Phase::CatchUp | Phase::Ready | Phase::Differs => true,
-        Phase::Prepare | Phase::Copy | Phase::Index | Phase::Swapped | Phase::Complete => false,
+        Phase::Prepare | Phase::Copy | Phase::Index | Phase::Swapped => false,
+        Phase::Keep | Phase::SwappedBack | Phase::Complete | Phase::RolledBack => false,
     };
     let migration = opened.find(typed.id, "verify", comparable).await?;
     if !comparable(&migration) {
@@ -131,6 +142,7 @@ fn request_json(typed: &Alter) -> serde_json::Value {
         "clauses": typed.clauses,
         "primary_key": typed.options.primary_key,
         "settings": typed.options.settings,
+        "way_back": typed.options.rollback_window.map(|_| &typed.reverse),
     })
 }
 
@@ -139,7 +151,7 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
     let all = opened.store.list().await?;
     // After the swap the name stands for the new table, whose oid is another one: it is found by the name.
     let same_name = |m: &Migration| {
-        m.phase == Phase::Swapped
+        !m.phase.is_before_swap()
             && m.plan.source.name.name == typed.table.name
             && typed.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
     };
@@ -220,6 +232,12 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
     }
     let remains = match phase {
         None => "Nothing was left behind.".to_owned(),
+        Some(Phase::Keep) => format!(
+            "The tables are swapped, and the slot of the way back holds WAL: pgrecast resume {id} keeps the old table in step again, pgrecast finish {id} drops it."
+        ),
+        Some(Phase::SwappedBack | Phase::RolledBack) => {
+            format!("The tables are swapped back: pgrecast rollback {id} cleans up.")
+        }
         Some(Phase::Swapped | Phase::Complete) => {
             format!("The tables are swapped; what remains to clean up, pgrecast resume {id} removes.")
         }

@@ -113,6 +113,7 @@ fn no_server() -> Failure {
 /// As `pgrecast alter` does it.
 async fn migrate(dsn: &str, typed: &Demo, reporter: &Reporter) -> Result<(), Failure> {
     let alter = Alter {
+        reverse: Vec::new(),
         table: table::NAME.parse::<TableName>().map_err(|e| Failure::failed(e.to_string()))?,
         clauses: table::CLAUSES.to_owned(),
         dry_run: false,

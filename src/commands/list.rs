@@ -52,6 +52,20 @@ fn note(m: &Migration, running: bool) -> String {
         (Phase::Complete, false) => {
             format!("old table {} stays until pgrecast finish {}", m.old_table.as_deref().unwrap_or("(unknown)"), m.id)
         }
+        (Phase::Keep, false) => {
+            format!(
+                "its rollback window is open, and nothing follows: pgrecast resume {0}, rollback {0} or finish {0}",
+                m.id
+            )
+        }
+        (Phase::SwappedBack, false) => format!("to be cleaned up: pgrecast rollback {}", m.id),
+        (Phase::RolledBack, false) => {
+            format!(
+                "rolled back; new table {} stays until pgrecast finish {}",
+                m.old_table.as_deref().unwrap_or("(unknown)"),
+                m.id
+            )
+        }
         (Phase::Differs, false) => format!("source and shadow differ: pgrecast abort {}", m.id),
         (Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Swapped, false) => {
             format!("stopped; its slot holds WAL: pgrecast resume {0} or pgrecast abort {0}", m.id)

@@ -5,6 +5,7 @@ mod demo;
 mod list;
 mod opened;
 mod remove;
+mod rollback;
 mod steps;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Abort(one) => remove::abort(one).await,
         Command::Verify(verify) => alter::verify(verify).await,
         Command::Finish(finish) => remove::finish(finish).await,
+        Command::Rollback(typed) => rollback::rollback(typed).await,
         Command::Demo(typed) => demo::demo(typed).await,
     }
 }

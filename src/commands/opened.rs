@@ -1,17 +1,17 @@
 //! A command's first connection, and finding the migration it is about.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::SharedPlan;
 use crate::cli::Connection;
 use crate::context::Context;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::pg::{Conn, Connector, Role, Target};
 use crate::plan::types::Names;
 use crate::preflight::ServerFacts;
 use crate::report::Reporter;
-use crate::state::{Migration, Phase, Store};
+use crate::state::{Ending, Migration, Store};
 
 /// Connected, with the server known.
 pub struct Opened {
@@ -22,6 +22,9 @@ pub struct Opened {
     /// The server.
     pub facts: ServerFacts,
 }
+
+/// How long a runner that keeps the old table in step may take to stop.
+const LET_GO_WITHIN: Duration = Duration::from_secs(60);
 
 /// Connects.
 pub async fn open(connection: &Connection, lock_timeout: Duration) -> Result<Opened, Failure> {
@@ -77,13 +80,35 @@ impl Opened {
         Ok(Arc::new(Context {
             id: migration.id,
             connector: self.connector.with_settings(&plan.settings),
-            store: self.store,
+            store: Arc::new(self.store),
             names: Names::new(migration.id),
             plan,
             facts: self.facts,
             reporter,
             jobs,
         }))
+    }
+
+    /// The same, taken over from whoever keeps the old table in step.
+    ///
+    /// # Errors
+    /// Exit 6 where that one does not let go.
+    pub async fn take_over(
+        self,
+        migration: &Migration,
+        ending: Ending,
+        jobs: u8,
+        reporter: Reporter,
+    ) -> Result<Arc<Context>, Failure> {
+        let begun = Instant::now();
+        while let Err(failure) = self.store.lease(migration.id).await {
+            if failure.exit != Exit::Busy || begun.elapsed() > LET_GO_WITHIN {
+                return Err(failure);
+            }
+            self.store.ask_to_end(migration.id, Some(ending)).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.context(migration, jobs, reporter).await
     }
 
     /// A connection with the role's own search path.
@@ -94,5 +119,5 @@ impl Opened {
 
 /// Not at its end yet.
 pub fn is_unfinished(m: &Migration) -> bool {
-    m.phase != Phase::Complete
+    !m.phase.is_last()
 }

@@ -6,8 +6,7 @@ use crate::cli::{Finish, MigrateOptions, One};
 use crate::error::Failure;
 use crate::finish;
 use crate::pg::Role;
-use crate::state::Phase;
-use crate::ties::set_aside_sql;
+use crate::state::{Ending, Phase};
 
 /// Removes everything of a migration that has not swapped; the table is as it was.
 pub async fn abort(typed: One) -> Result<(), Failure> {
@@ -37,8 +36,8 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let migration = opened.find(Some(typed.id), "finish", |_| true).await?;
     match migration.phase {
-        Phase::Complete => {}
-        Phase::Swapped => {
+        Phase::Complete | Phase::Keep | Phase::RolledBack => {}
+        Phase::Swapped | Phase::SwappedBack => {
             return Err(Failure::usage(format!("migration {} is not cleaned up yet", migration.id))
                 .hint(format!("Run pgrecast resume {} first.", migration.id)));
         }
@@ -48,27 +47,19 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
         }
     }
     let reporter = reporter(typed.format)?;
-    let context = opened.context(&migration, 1, reporter).await?;
+    let context = opened.take_over(&migration, Ending::Finish, 1, reporter).await?;
     let conn = context.connector.open(Role::Control).await?;
-    // By oid: the old table may have been renamed since.
-    let sql = format!(
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {} AND c.relkind IN ('r', 'p')",
-        migration.source_oid
-    );
-    let old = conn.scalar("find old table", &sql).await?;
-    if let Some(old) = &old {
-        let only = if context.plan.source.is_partitioned() { "" } else { "ONLY " };
-        let past_vacuum = context.past_vacuum(format!("{only}{old}"), context.connector.lock_timeout());
-        // Functions that had its row type in their signatures.
-        let functions = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
-        let functions: String =
-            functions.into_iter().flatten().flatten().map(|function| format!("DROP {function}; ")).collect();
-        let sql = format!("{past_vacuum}; {functions}DROP TABLE {old}");
-        finish::patiently(&conn, "drop old table", &sql).await?;
-    }
+    // Whoever had the lease until now may have moved it on.
+    let migration = context.store.get(migration.id).await?.unwrap_or(migration);
+    let gone = match (migration.phase, &migration.plan.back) {
+        (Phase::RolledBack, Some(back)) => back.source.oid,
+        (Phase::Complete | Phase::Keep, _) => migration.source_oid,
+        _ => return Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
+    };
+    finish::drop_way_back(&context, &conn).await?;
+    let old = finish::drop_by_oid(&context, &conn, gone).await?;
     context.store.forget(migration.id).await?;
-    let dropped = old.map_or_else(|| "the old table was gone already".to_owned(), |t| format!("dropped {t}"));
+    let dropped = old.map_or_else(|| "the table was gone already".to_owned(), |t| format!("dropped {t}"));
     say(typed.format, "finished", migration.id, &format!("finished migration {}: {dropped}", migration.id));
     Ok(())
 }

@@ -138,7 +138,8 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         steps.push(step("cut over", statement, lock, &all));
     }
     let acls: Vec<_> = plan.members(&names).iter().map(|_| crate::cutover::Acl::none()).collect();
-    let swap = Swap { id: 0, plan, names: &names, taken: &[], acls: &acls, carry, role: &facts.role };
+    let version = facts.version;
+    let swap = Swap { id: 0, plan, names: &names, taken: &[], acls: &acls, carry, role: &facts.role, version };
     for statement in swap.statements() {
         steps.push(step("cut over", statement, "ACCESS EXCLUSIVE", "the same"));
     }

@@ -23,6 +23,8 @@ const MOST_KEYS: usize = 10_000;
 
 /// How often in one attempt materialized views are filled again.
 const FILLINGS: u32 = 5;
+/// Rows named in one message.
+const MOST_NAMED: usize = 20;
 
 /// A swap that was committed.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +142,7 @@ async fn begin(
         acls: &acls,
         carry,
         role: &context.facts.role,
+        version: context.facts.version,
     };
     let locks = carry.locks();
     // Where several are asked for, a circle of waits must end by our timeout, not by the server's choice of a victim.
@@ -300,6 +303,9 @@ async fn locked(
         .filter(|keys| keys.len() <= MOST_KEYS)
         .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
     final_flush(context, flusher, &keys).await?;
+    if let Some(failure) = unfit(context, follower) {
+        return Err(Stop::Failed(failure));
+    }
     if conn.scalar("compare ties", &drift::ties_sql(&context.plan)).await? != *ties {
         // The next attempt names it, or carries it.
         return Err(Stop::Rolled("a change of the table's grants or dependents".to_owned()));
@@ -318,6 +324,19 @@ async fn locked(
         Err(e) if e.connection_lost => Err(Stop::Lost(granted, lock_wait, keys.len() as u64)),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Rows that the other table does not take, each named; `None` where all fit.
+pub fn unfit(context: &Context, follower: &Follower) -> Option<Failure> {
+    let all = follower.view().unfit();
+    let (first, count) = (all.first()?.clone(), all.len());
+    let named: Vec<&str> = all.iter().take(MOST_NAMED).map(|f| f.primary.as_str()).collect();
+    let rows = if count == 1 { "1 row does".to_owned() } else { format!("{count} rows do") };
+    Some(
+        Failure { detail: Some(format!("They are: {}.", named.join("; "))), ..first }
+            .named(format!("{rows} not fit {}", context.names.shadow().plain()))
+            .hint("Correct them in the table that is in use, then try again; nothing was changed."),
+    )
 }
 
 /// Flushes what is left inside the transaction that holds the lock: every commit is visible now, since writers free
@@ -344,6 +363,7 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
 
 /// Asks the control row what happened, once the backend that was to commit is gone. Never guesses.
 async fn after_lost_answer(context: &Context, pid: &str) -> Result<bool, Failure> {
+    let after = if context.names.are_backwards() { Phase::SwappedBack } else { Phase::Swapped };
     let mut retry = crate::retry::Retry::new();
     loop {
         let conn = match context.connector.open(Role::Control).await {
@@ -363,6 +383,6 @@ async fn after_lost_answer(context: &Context, pid: &str) -> Result<bool, Failure
         let phase = conn
             .scalar("ask what happened", &format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id))
             .await?;
-        return Ok(phase.as_deref() == Some(Phase::Swapped.word()));
+        return Ok(phase.as_deref() == Some(after.word()));
     }
 }

@@ -14,8 +14,8 @@ mod swap;
 use std::time::{Duration, Instant};
 
 pub use acl::Acl;
-pub use attempt::Done;
 use attempt::Outcome;
+pub use attempt::{Done, unfit};
 pub use gate::Blocker;
 use gate::{Decision, Seen};
 use lookout::{Lookout, terminate};

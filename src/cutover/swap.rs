@@ -8,10 +8,11 @@ use std::collections::{HashMap, HashSet};
 use super::acl::Acl;
 use crate::finish;
 use crate::pg::sql::name_with_suffix;
-use crate::pg::{Ident, Literal};
+use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::ddl::{self, free_name};
-use crate::plan::shape::{Sequence, Shape};
-use crate::plan::types::{Member, Names, Plan};
+use crate::plan::shape::{Column, Sequence, Shape};
+use crate::plan::types::{Member, Names, OldNames, Plan};
+use crate::prepare;
 use crate::state::{Phase, Store};
 use crate::ties::Carry;
 
@@ -31,21 +32,21 @@ pub struct Swap<'a> {
     pub carry: Carry<'a>,
     /// The role that swaps.
     pub role: &'a str,
+    /// `server_version_num`.
+    pub version: u32,
 }
-
-/// The names that what makes room gets, by those it has.
-type OldNames = HashMap<String, String>;
 
 impl Swap<'_> {
     /// The old names of everything that makes room, each free beside the relations there are and the others.
-    fn old_names(&self, members: &[Member<'_>]) -> OldNames {
+    fn old_names(&self, members: &[Member<'_>]) -> Moved {
+        let suffix = if self.names.are_backwards() { "_new" } else { "_old" };
         let mut taken: HashSet<String> = self.taken.iter().cloned().collect();
-        let mut chosen = OldNames::new();
+        let mut chosen = Moved::new();
         for source in members.iter().map(|m| m.source) {
             let sequences = identity_sequences(source).map(|s| s.name.name.as_str());
             let indexes = source.indexes.iter().map(|i| i.name.as_str());
             for name in std::iter::once(source.name.name.as_str()).chain(indexes).chain(sequences) {
-                let old = free_name(name, "_old", |n| taken.contains(n));
+                let old = free_name(name, suffix, |n| taken.contains(n));
                 taken.insert(old.clone());
                 chosen.insert(name.to_owned(), old);
             }
@@ -56,38 +57,61 @@ impl Swap<'_> {
     /// All statements, in order.
     pub fn statements(&self) -> Vec<String> {
         let members = self.plan.members(self.names);
-        let old = self.old_names(&members);
+        let moved = self.old_names(&members);
         let mut steps = self.carry.let_go(self.names);
-        steps.extend(members.iter().flat_map(|member| old_away(member.source, &old)));
-        steps.extend(
-            self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &format!("_old_{}", self.id))),
-        );
+        steps.extend(members.iter().flat_map(|member| old_away(member.source, &moved)));
+        steps.extend(self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &self.old_suffix())));
         for (member, acl) in members.iter().zip(self.acls) {
             steps.extend(new_in(member));
             if member.source.owner != self.role {
                 let owner = Ident(&member.source.owner);
                 steps.push(format!("ALTER TABLE {} OWNER TO {owner}", member.target.name));
             }
-            steps.extend(self.sequences(member, &old));
+            steps.extend(self.sequences(member, &moved));
             steps.extend(settings(member));
             steps.extend(acl.statements(self.plan, member));
         }
-        steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
-        let old = self.plan.source.name.sibling(old_name(&old, &self.plan.source.name.name));
+        if !self.names.are_backwards() {
+            steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
+        }
+        let old = self.plan.source.name.sibling(old_name(&moved, &self.plan.source.name.name));
         steps.extend(self.carry.take_place(self.names, &old));
         steps.extend(self.carry.take_hold(self.names));
+        steps.extend(self.way_back(&old));
         steps.push(format!(
-            "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb WHERE id = {}",
+            "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb, old_names = {}::jsonb, \
+             swapped_at = clock_timestamp() WHERE id = {}",
             Literal(&old.plain()),
             Literal(&serde_json::json!(self.carry.owed()).to_string()),
+            Literal(&serde_json::json!(own_old_names(&self.plan.source, &old, &moved)).to_string()),
             self.id
         ));
-        steps.push(Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped));
+        steps.push(match self.names.are_backwards() {
+            false => Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped),
+            true => Store::set_phase_sql(self.id, Phase::Keep, Phase::SwappedBack),
+        });
         steps
     }
 
+    /// From here on the new table is followed. What hung on the old one by text is gone from it: what is written to it
+    /// must not fire anything, and a swap back brings it again from the new table.
+    fn way_back(&self, old: &QualifiedName) -> Vec<String> {
+        let Some(back) = &self.plan.back else { return Vec::new() };
+        let mut steps = self.carry.strip(old, |s| name_with_suffix(&s.name, &self.old_suffix()));
+        steps.push(format!(
+            "ALTER PUBLICATION {} ADD TABLE {}",
+            Ident(&self.names.back_publication()),
+            prepare::published(back, self.names, self.version).join(", ")
+        ));
+        steps
+    }
+
+    fn old_suffix(&self) -> String {
+        format!("_old_{}", self.id)
+    }
+
     /// Own sequences get their names and the values of those they stand for; a serial's sequence changes its table.
-    fn sequences(&self, member: &Member<'_>, old: &OldNames) -> Vec<String> {
+    fn sequences(&self, member: &Member<'_>, moved: &Moved) -> Vec<String> {
         let table = member.target.name.to_string();
         // A partition's identity column draws from the sequence of the table it belongs to.
         let is_root = member.source.oid == self.plan.source.oid;
@@ -105,12 +129,14 @@ impl Swap<'_> {
             let before = source.and_then(|s| s.sequence.as_ref());
             match own.iter().find(|(name, _)| *name == column.name) {
                 Some((_, built)) => {
-                    let moved = member.target.name.sibling(built.name.clone());
-                    steps.push(format!("ALTER SEQUENCE {moved} RENAME TO {}", Ident(&sequence.name.name)));
+                    let ours = member.target.name.sibling(built.name.clone());
+                    if ours.name != sequence.name.name {
+                        steps.push(format!("ALTER SEQUENCE {ours} RENAME TO {}", Ident(&sequence.name.name)));
+                    }
                     let named = member.target.name.sibling(sequence.name.name.clone());
                     if let Some(before) = before {
                         let old = match source.is_some_and(|s| s.origin.is_identity()) {
-                            true => before.name.sibling(old_name(old, &before.name.name)),
+                            true => before.name.sibling(old_name(moved, &before.name.name)),
                             false => before.name.clone(),
                         };
                         steps.push(format!(
@@ -134,8 +160,25 @@ impl Swap<'_> {
     }
 }
 
-fn old_name(old: &OldNames, name: &str) -> String {
-    old.get(name).cloned().unwrap_or_else(|| name.to_owned())
+/// The old names of what makes room, by the names it had.
+type Moved = HashMap<String, String>;
+
+fn old_name(moved: &Moved, name: &str) -> String {
+    moved.get(name).cloned().unwrap_or_else(|| name.to_owned())
+}
+
+/// The names under which the way back will find the old table and what is its own.
+fn own_old_names(source: &Shape, table: &QualifiedName, moved: &Moved) -> OldNames {
+    let sequence = |c: &Column| match (&c.sequence, c.origin.is_identity()) {
+        (Some(s), true) => Some(s.name.sibling(old_name(moved, &s.name.name))),
+        (Some(s), false) => Some(s.name.clone()),
+        (None, _) => None,
+    };
+    OldNames {
+        table: table.clone(),
+        indexes: source.indexes.iter().map(|i| old_name(moved, &i.name)).collect(),
+        sequences: source.columns.iter().map(sequence).collect(),
+    }
 }
 
 fn identity_sequences(source: &Shape) -> impl Iterator<Item = &Sequence> {
@@ -143,8 +186,8 @@ fn identity_sequences(source: &Shape) -> impl Iterator<Item = &Sequence> {
 }
 
 /// The old table's names make room: a constraint's is its index's.
-fn old_away(source: &Shape, old: &OldNames) -> Vec<String> {
-    let old = |name: &str| old_name(old, name);
+fn old_away(source: &Shape, moved: &Moved) -> Vec<String> {
+    let old = |name: &str| old_name(moved, name);
     let mut steps = vec![format!("ALTER TABLE {} RENAME TO {}", source.name, Ident(&old(&source.name.name)))];
     for index in &source.indexes {
         let name = source.name.sibling(index.name.clone());
@@ -160,10 +203,11 @@ fn new_in(member: &Member<'_>) -> Vec<String> {
     let target = member.target;
     let shadow = member.names.shadow();
     let moved = target.name.sibling(shadow.name.clone());
-    let mut steps = vec![
-        format!("ALTER TABLE {shadow} SET SCHEMA {}", Ident(&target.name.schema)),
-        format!("ALTER TABLE {moved} RENAME TO {}", Ident(&target.name.name)),
-    ];
+    let mut steps = Vec::new();
+    if shadow.schema != target.name.schema {
+        steps.push(format!("ALTER TABLE {shadow} SET SCHEMA {}", Ident(&target.name.schema)));
+    }
+    steps.push(format!("ALTER TABLE {moved} RENAME TO {}", Ident(&target.name.name)));
     for (n, index) in target.indexes.iter().enumerate() {
         let built = target.name.sibling(member.names.index(n).name);
         steps.push(format!("ALTER INDEX {built} RENAME TO {}", Ident(&index.name)));
@@ -175,6 +219,12 @@ fn settings(member: &Member<'_>) -> Vec<String> {
     let (source, target) = (member.source, member.target);
     let table = target.name.to_string();
     let mut steps = ddl::restore_autovacuum(target, &table);
+    if member.names.are_backwards() {
+        // It was this table before: only the identity may have been changed for the migration's sake.
+        let identity = finish::identity(target, str::to_owned);
+        steps.push(format!("ALTER TABLE {table} REPLICA IDENTITY {identity}"));
+        return steps;
+    }
     steps.extend(ddl::unvalidated_checks(target, &table));
     for index in target.indexes.iter().filter(|i| i.is_deferred_to_swap()) {
         steps.extend(ddl::attach_index(index, &table, &target.name.sibling(index.name.clone())));

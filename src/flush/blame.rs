@@ -1,37 +1,27 @@
-//! Finds the changed row that a flush failed on, to name it by its key.
+//! Names the changed row that a flush failed on by its key.
 
-use super::{Flusher, is_conflict};
+use super::Flusher;
 use crate::error::Failure;
 use crate::pg::{Error, Ident, Literal};
 use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
 use crate::unfit::{Unfit, with_final_names};
 
-/// The failure, with the key of the first row it happens on.
-pub async fn find(flusher: &Flusher, plan: &Plan, names: &Names, keys: &[Key], error: &Error) -> Failure {
-    for key in keys {
-        match flusher.flush(std::slice::from_ref(key)).await {
-            Err(e) if e.is_data() && !is_conflict(&e) => {
-                return describe(flusher, plan, names, key, &e).await.unwrap_or_else(|_| e.into());
-            }
-            // Flushed alone it passes, or its connection is gone: the next one.
-            Ok(_) | Err(_) => {}
-        }
-    }
-    error.clone().into()
-}
-
-async fn describe(flusher: &Flusher, plan: &Plan, names: &Names, key: &Key, cause: &Error) -> Result<Failure, Failure> {
+/// The failure of the row with this key.
+pub async fn describe(flusher: &Flusher, plan: &Plan, names: &Names, key: &Key, cause: &Error) -> Failure {
     let aside = ", changed during the migration,";
     let unfit = Unfit { plan, names, row: condition(plan, key), key: name(plan, key), aside, cause };
-    flusher.conn().batch("begin description", "BEGIN").await?;
-    let described = unfit.describe(flusher.conn()).await;
-    flusher.conn().batch("end description", "ROLLBACK").await?;
-    described
+    let described = async {
+        flusher.conn().batch("begin description", "BEGIN").await?;
+        let described = unfit.describe(flusher.conn()).await;
+        flusher.conn().batch("end description", "ROLLBACK").await?;
+        described
+    };
+    described.await.unwrap_or_else(|_| cause.clone().into())
 }
 
 /// What only the row with this key meets.
-fn condition(plan: &Plan, key: &Key) -> String {
+pub(super) fn condition(plan: &Plan, key: &Key) -> String {
     let columns = plan.key.columns.iter().zip(key.columns());
     let equal = columns.map(|(c, value)| {
         format!("{}.{} {} {}::{}", plan.alias(), Ident(&c.source), c.source_equal, Literal(value), c.source_type)

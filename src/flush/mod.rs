@@ -29,6 +29,7 @@ pub struct Flusher {
     delete_all: Statement,
     upsert: Statement,
     around: Option<Around>,
+    exchange: Option<Statement>,
     begin: String,
     check: String,
     columns: String,
@@ -72,8 +73,13 @@ impl Flusher {
             }),
             None => None,
         };
+        let exchange = match &sql.exchange {
+            Some(exchange) => Some(conn.prepare("flush exchanges", exchange).await?),
+            None => None,
+        };
         Ok(Flusher {
             around,
+            exchange,
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
             upsert: conn.prepare("flush upserts", &sql.upsert).await?,
@@ -105,6 +111,18 @@ impl Flusher {
             }
             Ok(flushed) => Ok(flushed),
         }
+    }
+
+    /// Whether a snapshot taken now sees this transaction; 0 is one known to be visible.
+    pub async fn sees(&self, xid: u64) -> Result<bool, Error> {
+        let text = self.conn.scalar("read snapshot", "SELECT pg_current_snapshot()::text").await?;
+        Ok(xid == 0 || text.and_then(|t| Snapshot::parse(&t)).is_some_and(|s| s.sees(xid)))
+    }
+
+    /// Whether the source has a row with this key now.
+    pub async fn source_has(&self, plan: &Plan, key: &Key) -> Result<bool, Error> {
+        let sql = format!("SELECT 1 FROM {} WHERE {}", plan.source_from(), blame::condition(plan, key));
+        Ok(self.conn.scalar("look for row", &sql).await?.is_some())
     }
 
     async fn roll_back(&self) -> Result<(), Error> {
@@ -152,8 +170,12 @@ impl Flusher {
     pub async fn replace(&self, keys: &[Key]) -> Result<Conflicts, Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
+        if let Some(exchange) = &self.exchange {
+            // What it has met stays as it was: a row of the old table has columns that only it knows.
+            return self.halve("flush exchanges", exchange, keys).await;
+        }
         self.run("flush removals", &self.delete_all, &params).await?;
-        let Some(around) = &self.around else { return self.halve(keys).await };
+        let Some(around) = &self.around else { return self.halve("flush upserts", &self.upsert, keys).await };
         self.run("flush around neighbours", &around.insert, &params).await?;
         let left_out = self.conn.client().query(&around.left_out, &params).await;
         let left_out = left_out.map_err(|e| Error::from_client("find neighbours", &e))?;
@@ -161,7 +183,7 @@ impl Flusher {
         let mut conflicts = Conflicts { positions, error: None };
         // Only the server can say which row is in the way of which.
         if let Some(first) = conflicts.positions.first().copied() {
-            let alone = self.halve(&keys[first..=first]).await?;
+            let alone = self.halve("flush upserts", &self.upsert, &keys[first..=first]).await?;
             conflicts.error = alone.error;
             if alone.positions.is_empty() {
                 conflicts.positions.remove(0);
@@ -170,9 +192,9 @@ impl Flusher {
         Ok(conflicts)
     }
 
-    /// Writes the rows of keys that the shadow does not have: all of them, else half by half, down to those that meet
-    /// a neighbour.
-    async fn halve(&self, keys: &[Key]) -> Result<Conflicts, Error> {
+    /// Writes the rows of these keys with `statement`: all of them, else half by half, down to those that meet a
+    /// neighbour.
+    async fn halve(&self, name: &'static str, statement: &Statement, keys: &[Key]) -> Result<Conflicts, Error> {
         let mut conflicts = Conflicts::default();
         let mut parts = vec![(0, keys.len())];
         while let Some((start, end)) = parts.pop() {
@@ -180,7 +202,7 @@ impl Flusher {
                 continue;
             }
             self.conn.batch("savepoint", "SAVEPOINT part").await?;
-            match self.run("flush upserts", &self.upsert, &Arrays::new(&keys[start..end]).params()).await {
+            match self.run(name, statement, &Arrays::new(&keys[start..end]).params()).await {
                 Ok(_) => self.conn.batch("release", "RELEASE SAVEPOINT part").await?,
                 Err(e) if is_conflict(&e) => {
                     self.conn.batch("undo part", "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;

@@ -3,9 +3,9 @@
 //! Keys arrive as one text array for each key column and are cast to the column's type: the text is the server's own
 //! output under the same pinned settings.
 
-use crate::pg::Ident;
+use crate::pg::{Ident, QualifiedName};
 use crate::plan::key::conflict_target;
-use crate::plan::types::{KeyColumn, Names, Plan};
+use crate::plan::types::{KeyColumn, Names, Plan, Value};
 
 /// The statements of one migration's flushes; `$1 …` are text arrays of equal length, one for each key column.
 #[derive(Debug, Clone)]
@@ -19,6 +19,9 @@ pub struct Statements {
     /// How rows that meet a neighbour are left out in one statement; `None` where the target has a deferrable
     /// constraint, which ON CONFLICT cannot look at (INSERT, PostgreSQL manual).
     pub around: Option<Around>,
+    /// Removes the rows of the keys and writes them again in one statement, for a target with columns that the source
+    /// knows nothing of, on the way back: they keep their values.
+    pub exchange: Option<String>,
 }
 
 /// Writes what fits, and tells what does not.
@@ -93,8 +96,46 @@ impl Statements {
             ),
         });
         let upsert = format!("{insert} ({}) DO UPDATE SET {set}", conflict_target(&plan.key));
-        Statements { delete_gone: delete(&still_there), delete_all: delete(""), upsert, around }
+        let exchange = names.are_backwards().then(|| exchange(plan, &delete(""), &shadow, &in_source)).flatten();
+        Statements { delete_gone: delete(&still_there), delete_all: delete(""), upsert, around, exchange }
     }
+}
+
+/// See [`Statements::exchange`]; `None` where every column comes from the source.
+fn exchange(plan: &Plan, delete: &str, shadow: &QualifiedName, in_source: &str) -> Option<String> {
+    let kept = || plan.columns.iter().filter(|c| c.value == Value::OwnDefault).enumerate();
+    kept().next()?;
+    let alias = plan.alias();
+    let keys = || plan.key.columns.iter().enumerate();
+    let comma = |parts: Vec<String>| parts.join(", ");
+    let given_back = keys()
+        .map(|(i, k)| format!("shadow.{} AS pgrecast_p{i}", Ident(&k.target)))
+        .chain(kept().map(|(n, c)| format!("shadow.{} AS pgrecast_o{n}", Ident(&c.name))));
+    let same = keys()
+        .map(|(i, k)| {
+            format!("{} {} was.pgrecast_p{i}{}", target_key(plan, k), k.target_equal, target_collation(plan, k))
+        })
+        .collect::<Vec<_>>()
+        .join(" AND ");
+    let default = |name: &str| plan.target.column(name).and_then(|c| c.default.clone()).unwrap_or("NULL".to_owned());
+    let written = plan.written();
+    let columns =
+        written.iter().map(|(n, _)| Ident(n).to_string()).chain(kept().map(|(_, c)| Ident(&c.name).to_string()));
+    let values = written.iter().map(|(_, e)| e.clone()).chain(kept().map(|(n, c)| {
+        format!("CASE WHEN was.pgrecast_p0 IS NULL THEN {} ELSE was.pgrecast_o{n} END", default(&c.name))
+    }));
+    // The count makes the server remove every row before it writes the first (SELECT, PostgreSQL manual, "WITH").
+    Some(format!(
+        "WITH was AS MATERIALIZED ({delete} RETURNING {}) INSERT INTO {shadow} AS shadow ({}){} SELECT {} \
+         FROM (SELECT src.* FROM ({}) AS changed JOIN ONLY {} AS src ON {in_source}) AS {alias} \
+         LEFT JOIN was ON {same} WHERE (SELECT count(*) FROM was) >= 0",
+        comma(given_back.collect()),
+        comma(columns.collect()),
+        plan.overriding(),
+        comma(values.collect()),
+        each_key_once(plan),
+        plan.source.name,
+    ))
 }
 
 /// The name of a key's place; no source column has it, as it is ours.

@@ -1,11 +1,13 @@
 //! One flusher: a connection that takes a batch, flushes it, and says what is left of it.
 
+use std::ops::Range;
+
 use tokio::sync::mpsc;
 
-use super::{Conflicts, Flusher};
+use super::{Conflicts, Flushed, Flusher};
 use crate::drift;
 use crate::error::Failure;
-use crate::pg::{Connector, Role};
+use crate::pg::{Connector, Error, Role};
 use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::stream::Key;
@@ -24,8 +26,8 @@ pub struct Batch {
 pub struct Outcome {
     /// Its partition.
     pub partition: usize,
-    /// Keys in it.
-    pub size: usize,
+    /// Its keys.
+    pub keys: Vec<Key>,
     /// What is not settled yet.
     pub result: Result<Settled, Failure>,
 }
@@ -37,6 +39,8 @@ pub struct Settled {
     pub unseen: Vec<usize>,
     /// They met a stale neighbour (rule 7).
     pub conflicts: Conflicts,
+    /// Their rows do not fit, each with the reason.
+    pub unfit: Vec<(usize, Failure)>,
 }
 
 /// Works through batches until the channel closes.
@@ -51,7 +55,7 @@ pub async fn worker(
     let mut flusher = None;
     while let Some(batch) = batches.recv().await {
         let result = flush(&connector, &plan, &names, &columns, &mut flusher, &batch).await;
-        let outcome = Outcome { partition: batch.partition, size: batch.keys.len(), result };
+        let outcome = Outcome { partition: batch.partition, keys: batch.keys, result };
         if outcomes.send(outcome).await.is_err() {
             return;
         }
@@ -85,11 +89,18 @@ async fn flush(
         match flusher.flush(&batch.keys).await {
             Ok(flushed) => {
                 *kept = Some(flusher);
-                let unseen = flushed.snapshot.unseen(&batch.xids);
-                return Ok(Settled { unseen, conflicts: flushed.conflicts });
+                let mut settled = Settled::default();
+                settled.add(flushed, batch, 0..batch.keys.len());
+                return Ok(settled);
             }
             Err(e) if e.message == drift::DRIFTED => return Err(drift::changed(&plan.source)),
-            Err(e) if e.is_data() => return Err(super::blame::find(&flusher, plan, names, &batch.keys, &e).await),
+            Err(e) if e.is_data() => match sift(&flusher, plan, names, batch).await {
+                Ok(settled) => {
+                    *kept = Some(flusher);
+                    return Ok(settled);
+                }
+                Err(e) => retry.after(e).await?,
+            },
             Err(e) => {
                 if !e.connection_lost {
                     *kept = Some(flusher);
@@ -98,4 +109,51 @@ async fn flush(
             }
         }
     }
+}
+
+impl Settled {
+    /// Adds what became of the keys at these positions of the batch.
+    fn add(&mut self, flushed: Flushed, batch: &Batch, positions: Range<usize>) {
+        let first = positions.start;
+        self.unseen.extend(flushed.snapshot.unseen(&batch.xids[positions]).into_iter().map(|i| first + i));
+        self.conflicts.positions.extend(flushed.conflicts.positions.into_iter().map(|i| first + i));
+        if let Some(error) = flushed.conflicts.error {
+            self.conflicts.error.get_or_insert(error);
+        }
+    }
+}
+
+/// Flushes a batch of which some row does not fit: half by half, down to the rows that do not.
+async fn sift(flusher: &Flusher, plan: &Plan, names: &Names, batch: &Batch) -> Result<Settled, Error> {
+    let mut settled = Settled::default();
+    let mut parts = vec![(0, batch.keys.len())];
+    while let Some((start, end)) = parts.pop() {
+        let part = start..end;
+        let alone = part.len() == 1;
+        // What this sees, the flush sees.
+        let sees = match alone {
+            true => flusher.sees(batch.xids[part.start]).await?,
+            false => true,
+        };
+        match flusher.flush(&batch.keys[part.clone()]).await {
+            Ok(flushed) => settled.add(flushed, batch, part),
+            // What the source has no more, a table that cannot even hold the key has not either.
+            Err(e) if e.is_data() && alone && sees && !flusher.source_has(plan, &batch.keys[part.start]).await? => {
+                tracing::debug!(error = %e, "a key without a row");
+            }
+            // Another version of the row is still to be seen.
+            Err(e) if e.is_data() && alone && !sees => settled.unseen.push(part.start),
+            Err(e) if e.is_data() && alone => {
+                let why = super::blame::describe(flusher, plan, names, &batch.keys[part.start], &e).await;
+                settled.unfit.push((part.start, why));
+            }
+            Err(e) if e.is_data() => {
+                let middle = part.start + part.len() / 2;
+                parts.push((middle, end));
+                parts.push((start, middle));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(settled)
 }

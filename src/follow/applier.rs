@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::drainer::{Drained, Drainer};
 use super::writer::{self, Lot, Writer};
-use super::{Command, Job, View, reader};
+use super::{Command, Job, Unfit, View, reader};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
 use crate::journal::{Backlog, Ledger, outstanding_from, table};
@@ -257,7 +257,7 @@ impl Applier {
                     Some(Command::Stop) | None => return self.leave().await,
                     Some(command) => self.obey(command).await?,
                 },
-                Some(outcome) = self.outcomes.recv() => self.settle(outcome)?,
+                Some(outcome) = self.outcomes.recv() => self.settle(outcome).await?,
                 _ = tick.tick() => self.tick().await?,
                 written = self.writer.written() => self.journaled(written)?,
                 drained = self.drainer.next(), if reads_ahead => self.drained(drained?),
@@ -686,12 +686,18 @@ impl Applier {
     }
 
     /// A batch came back.
-    fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
+    async fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.flushers[outcome.partition].busy = false;
         let settled = outcome.result?;
-        let unsettled = settled.unseen.len() + settled.conflicts.positions.len();
-        self.view.flushed.fetch_add(outcome.size.saturating_sub(unsettled) as u64, Ordering::Relaxed);
         let positions = &settled.conflicts.positions;
+        let unfit: Vec<usize> = settled.unfit.iter().map(|(i, _)| *i).collect();
+        let stays = |i: &usize| settled.unseen.contains(i) || positions.contains(i) || unfit.contains(i);
+        let flushed = outcome.keys.iter().enumerate().filter(|(i, _)| !stays(i)).map(|(_, key)| key);
+        self.view.flushed.fetch_add(flushed.clone().count() as u64, Ordering::Relaxed);
+        self.view.fit(flushed);
+        for (i, why) in settled.unfit {
+            self.set_aside(outcome.keys[i].clone(), why).await?;
+        }
         if let Mode::Drain(d) = &mut self.mode
             && let Some(batch) = d.batches.remove(&outcome.partition)
         {
@@ -705,10 +711,28 @@ impl Applier {
         let worst = self.backlog.settle(outcome.partition, &settled.unseen, positions);
         if let Some((key, count)) = worst
             && count >= CONFLICTS
+            && outcome.keys.iter().position(|k| *k == key).is_none_or(|i| !settled.unseen.contains(&i))
         {
-            return Err(self.conflict(&key, settled.conflicts.error));
+            let why = self.conflict(&key, settled.conflicts.error);
+            self.set_aside(key.clone(), why).await?;
+            self.backlog.forget(&key);
         }
         self.answer_settled();
+        Ok(())
+    }
+
+    /// A row that does not fit ends the run; on the way back, its key waits in the journal for whoever corrects it.
+    async fn set_aside(&mut self, key: Key, why: Failure) -> Result<(), Failure> {
+        if self.job.unfit == Unfit::End {
+            return Err(why);
+        }
+        self.keep_pending(key.clone(), 0);
+        // Before the key is retired, since nothing holds the stream back for it afterwards.
+        self.write_journal().await?;
+        let text = format!("{}: it stays out of the old table", why.primary);
+        if self.view.set_aside(&key, why) {
+            self.job.reporter.say(crate::report::Event::Warning { text });
+        }
         Ok(())
     }
 

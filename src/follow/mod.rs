@@ -11,9 +11,9 @@ mod drainer;
 mod reader;
 mod writer;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +23,7 @@ use crate::copy;
 use crate::error::Failure;
 use crate::pg::Connector;
 use crate::plan::types::{Names, Plan};
+use crate::report::Reporter;
 use crate::stream::Key;
 use crate::throttle::Throttle;
 
@@ -51,6 +52,19 @@ pub struct Job {
     pub copy: Arc<copy::Progress>,
     /// What holds the flushers back.
     pub throttle: Throttle,
+    /// What becomes of a row that does not fit.
+    pub unfit: Unfit,
+    /// Where that is said.
+    pub reporter: Reporter,
+}
+
+/// What becomes of a changed row that the other table does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// It ends the run: there will be no swap.
+    End,
+    /// It is said and set aside: the application uses a table that it fits.
+    SetAside,
 }
 
 /// What is to be seen of it from outside.
@@ -66,6 +80,32 @@ pub struct View {
     pub live: AtomicBool,
     /// Where the stream is.
     pub positions: Arc<Positions>,
+    /// Keys of rows that do not fit, and why.
+    unfit: Mutex<HashMap<Key, Failure>>,
+}
+
+impl View {
+    /// Why rows do not fit, each named by its key, in the order of the words.
+    pub fn unfit(&self) -> Vec<Failure> {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Failure> = unfit.values().cloned().collect();
+        all.sort_by(|a, b| a.primary.cmp(&b.primary));
+        all
+    }
+
+    /// Sets a key aside; whether that is news.
+    fn set_aside(&self, key: &Key, why: Failure) -> bool {
+        let mut unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.insert(key.clone(), why).is_none()
+    }
+
+    /// These fit now.
+    fn fit<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        let mut unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unfit.is_empty() {
+            keys.for_each(|key| drop(unfit.remove(key)));
+        }
+    }
 }
 
 /// What the task is asked.

@@ -134,6 +134,17 @@ impl Backlog {
         p.waiting.insert(key, pending);
     }
 
+    /// Retires a key that waits.
+    pub fn forget(&mut self, key: &Key) {
+        let index = self.partition_of(key);
+        let p = &mut self.partitions[index];
+        if p.waiting.remove(key).is_some() {
+            self.bytes -= 2 * key.heap_bytes() + OVERHEAD_BYTES;
+            p.resting.retain(|k| k != key);
+            p.order.retain(|k| k != key);
+        }
+    }
+
     /// Puts the resting keys back in order.
     pub fn wake(&mut self) {
         for p in &mut self.partitions {

@@ -43,7 +43,7 @@ impl fmt::Display for Literal<'_> {
 }
 
 /// `schema.name`, always shown quoted and qualified.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QualifiedName {
     /// The schema, as the catalog spells it.
     pub schema: String,

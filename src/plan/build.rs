@@ -59,6 +59,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         identity,
         settings: request.settings.to_vec(),
         clauses: request.text.to_owned(),
+        back: None,
     })
 }
 
@@ -76,7 +77,7 @@ fn with_primary_key(source: &Shape, request: &Request<'_>) -> Result<Clauses, Fa
 }
 
 /// A conversion that depends on a session setting needs the setting (rule 10).
-fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]) -> Result<(), Failure> {
+pub(super) fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]) -> Result<(), Failure> {
     let unpinned = modelled.conversions.iter().find(|c| c.volatility == Volatility::Stable && settings.is_empty());
     match unpinned {
         None => Ok(()),

@@ -7,6 +7,7 @@ pub mod kin;
 pub mod model;
 pub mod partitions;
 pub mod read;
+pub mod reverse;
 pub mod shape;
 pub mod tree;
 pub mod types;

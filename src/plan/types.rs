@@ -25,6 +25,9 @@ pub struct Plan {
     pub settings: Vec<(String, String)>,
     /// The clauses as typed.
     pub clauses: String,
+    /// The way back, where one was asked for: from the new table to the old one.
+    #[serde(default)]
+    pub back: Option<Box<Plan>>,
 }
 
 /// A partition of the source. It holds rows, unless it is partitioned itself.
@@ -161,6 +164,19 @@ pub struct Names {
     id: i32,
     /// A partition's place in the plan.
     partition: Option<usize>,
+    /// The table that follows the new one, once they are swapped.
+    old: Option<OldNames>,
+}
+
+/// What the old table and its belongings are called after the swap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldNames {
+    /// The table.
+    pub table: QualifiedName,
+    /// Its indexes, in the order of its shape.
+    pub indexes: Vec<String>,
+    /// The sequences of its columns, in the order of its shape.
+    pub sequences: Vec<Option<QualifiedName>>,
 }
 
 /// The schema that holds everything the tool owns.
@@ -169,17 +185,25 @@ pub const SCHEMA: &str = "pgrecast";
 impl Names {
     /// The names of migration `id`.
     pub fn new(id: i32) -> Self {
-        Names { id, partition: None }
+        Names { id, partition: None, old: None }
     }
 
     /// The same for the plan's nth partition: its shadow, and what belongs to that.
     pub fn of_partition(&self, n: usize) -> Self {
-        Names { id: self.id, partition: Some(n) }
+        Names { id: self.id, partition: Some(n), old: None }
+    }
+
+    /// The names of the way back, on which the old table is the shadow of the new one.
+    pub fn backwards(id: i32, old: OldNames) -> Self {
+        Names { id, partition: None, old: Some(old) }
     }
 
     /// The shadow table.
     pub fn shadow(&self) -> QualifiedName {
-        QualifiedName::new(SCHEMA, self.stem())
+        match &self.old {
+            Some(old) => old.table.clone(),
+            None => QualifiedName::new(SCHEMA, self.stem()),
+        }
     }
 
     fn stem(&self) -> String {
@@ -191,7 +215,10 @@ impl Names {
 
     /// The shadow's nth index, until the swap renames it.
     pub fn index(&self, n: usize) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("{}_index_{n}", self.stem()))
+        match self.old.as_ref().and_then(|old| Some(old.table.sibling(old.indexes.get(n)?.clone()))) {
+            Some(name) => name,
+            None => QualifiedName::new(SCHEMA, format!("{}_index_{n}", self.stem())),
+        }
     }
 
     /// The shadow's helper index.
@@ -206,7 +233,10 @@ impl Names {
 
     /// The sequence of the shadow's nth column, until the swap renames it.
     pub fn sequence(&self, n: usize) -> QualifiedName {
-        QualifiedName::new(SCHEMA, format!("{}_sequence_{n}", self.stem()))
+        match self.old.as_ref().and_then(|old| old.sequences.get(n)?.clone()) {
+            Some(name) => name,
+            None => QualifiedName::new(SCHEMA, format!("{}_sequence_{n}", self.stem())),
+        }
     }
 
     /// The shadow's statistics object for the one with this oid, until the swap renames it.
@@ -261,17 +291,38 @@ impl Names {
 
     /// What every journal generation's name begins with.
     pub fn journal_prefix(&self) -> String {
-        format!("journal_{}_", self.id)
+        format!("{}_{}_", if self.old.is_some() { "journal_back" } else { "journal" }, self.id)
     }
 
     /// The publication.
     pub fn publication(&self) -> String {
-        format!("pgrecast_{}", self.id)
+        match self.old {
+            Some(_) => self.back_publication(),
+            None => format!("pgrecast_{}", self.id),
+        }
+    }
+
+    /// The publication of the way back.
+    pub fn back_publication(&self) -> String {
+        format!("pgrecast_{}_back", self.id)
     }
 
     /// The replication slot: slots belong to the cluster, so the database's oid is part of the name.
     pub fn slot(&self, database: u32) -> String {
-        format!("pgrecast_{database}_{}", self.id)
+        match self.old {
+            Some(_) => self.back_slot(database),
+            None => format!("pgrecast_{database}_{}", self.id),
+        }
+    }
+
+    /// The slot of the way back.
+    pub fn back_slot(&self, database: u32) -> String {
+        format!("pgrecast_{database}_{}_back", self.id)
+    }
+
+    /// Whether these are the names of the way back.
+    pub fn are_backwards(&self) -> bool {
+        self.old.is_some()
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Phase {
     Ready,
     /// The swap.
     CutOver,
+    /// The old table follows the new one.
+    Keep,
     /// The new table is in place.
     Done,
 }
@@ -42,6 +44,7 @@ impl Phase {
             Phase::Verify => "verify",
             Phase::Ready => "ready",
             Phase::CutOver => "cut over",
+            Phase::Keep => "keep in step",
             Phase::Done => "done",
         }
     }

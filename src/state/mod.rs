@@ -4,4 +4,4 @@ mod phase;
 mod store;
 
 pub use phase::Phase;
-pub use store::{LeafState, Migration, NewMigration, Store, lease_lost};
+pub use store::{Ending, LeafState, Migration, NewMigration, Store, lease_lost};

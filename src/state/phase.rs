@@ -18,22 +18,31 @@ pub enum Phase {
     Ready,
     /// The tables are swapped; what is ours besides the old table is still there.
     Swapped,
+    /// The old table follows the new one, until the rollback window ends.
+    Keep,
+    /// Swapped back; what is ours besides the new table is still there.
+    SwappedBack,
     /// Only the old table and the control row are left.
     Complete,
+    /// The same after a rollback: only the new table and the control row are left.
+    RolledBack,
     /// Verification found a difference: abort is all that is left.
     Differs,
 }
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 11] = [
         Phase::Prepare,
         Phase::Copy,
         Phase::Index,
         Phase::CatchUp,
         Phase::Ready,
         Phase::Swapped,
+        Phase::Keep,
+        Phase::SwappedBack,
         Phase::Complete,
+        Phase::RolledBack,
         Phase::Differs,
     ];
 
@@ -46,7 +55,10 @@ impl Phase {
             Phase::CatchUp => "catch up",
             Phase::Ready => "ready",
             Phase::Swapped => "swapped",
+            Phase::Keep => "keep in step",
+            Phase::SwappedBack => "swapped back",
             Phase::Complete => "complete",
+            Phase::RolledBack => "rolled back",
             Phase::Differs => "differs",
         }
     }
@@ -62,10 +74,11 @@ impl Phase {
             | (P::CatchUp, P::Differs)
             | (P::Ready, P::Differs)
             | (P::Ready, P::Swapped)
-            | (P::Swapped, P::Complete) => true,
-            (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Swapped | P::Complete | P::Differs, _) => {
-                false
-            }
+            | (P::Swapped, P::Keep | P::Complete)
+            | (P::Keep, P::SwappedBack | P::Complete)
+            | (P::SwappedBack, P::RolledBack) => true,
+            (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Differs, _)
+            | (P::Swapped | P::Keep | P::SwappedBack | P::Complete | P::RolledBack, _) => false,
         }
     }
 
@@ -73,7 +86,16 @@ impl Phase {
     pub fn is_before_swap(self) -> bool {
         match self {
             Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => true,
-            Phase::Swapped | Phase::Complete => false,
+            Phase::Swapped | Phase::Keep | Phase::SwappedBack | Phase::Complete | Phase::RolledBack => false,
+        }
+    }
+
+    /// Whether nothing is left to do but `finish`.
+    pub fn is_last(self) -> bool {
+        match self {
+            Phase::Complete | Phase::RolledBack => true,
+            Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => false,
+            Phase::Swapped | Phase::Keep | Phase::SwappedBack => false,
         }
     }
 }
@@ -109,7 +131,9 @@ mod tests {
             for b in &Phase::ALL[..=i] {
                 assert!(!a.may_become(*b), "{a} to {b}");
             }
-            assert!(!Phase::Differs.may_become(a) && !Phase::Complete.may_become(a));
+            for last in [Phase::Differs, Phase::Complete, Phase::RolledBack] {
+                assert!(!last.may_become(a), "{last} to {a}");
+            }
         }
     }
 }

@@ -9,8 +9,8 @@ use tokio_postgres::Row;
 use super::Phase;
 use crate::cli::MigrateOptions;
 use crate::error::{Exit, Failure};
-use crate::pg::Conn;
-use crate::plan::types::Plan;
+use crate::pg::{Conn, Literal};
+use crate::plan::types::{OldNames, Plan};
 
 /// First half of the two-part advisory lock keys: `pgrc` in ASCII. The second is the migration's id, 0 for the schema.
 const LOCK_CLASS: i32 = 0x7067_7263;
@@ -34,11 +34,14 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     blocks int8,
     cutover_released boolean NOT NULL DEFAULT false,
     old_table text,
+    old_names jsonb,
+    swapped_at timestamptz,
+    ending text,
     to_validate jsonb NOT NULL DEFAULT '[]',
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE UNIQUE INDEX IF NOT EXISTS migration_in_progress ON pgrecast.migration (source_oid) WHERE phase <> 'complete';
+CREATE UNIQUE INDEX IF NOT EXISTS migration_in_progress ON pgrecast.migration (source_oid) WHERE phase NOT IN ('complete', 'rolled back');
 CREATE TABLE IF NOT EXISTS pgrecast.leaf (
     migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
     relation oid NOT NULL,
@@ -82,6 +85,12 @@ pub struct Migration {
     pub cutover_released: bool,
     /// The old table, after the swap, as SQL.
     pub old_table: Option<String>,
+    /// What the old table and its own are called, after the swap.
+    pub old_names: Option<OldNames>,
+    /// What was asked of whoever keeps the old table in step.
+    pub ending: Option<Ending>,
+    /// Seconds since the swap.
+    pub since_swap: Option<f64>,
     /// When it was begun, RFC 3339.
     pub started_at: String,
     /// Rows copied so far.
@@ -101,6 +110,24 @@ pub struct LeafState {
     pub copy_over: bool,
     /// Block ranges copied so far: (first, end), sorted.
     pub done: Vec<(u32, u32)>,
+}
+
+/// Why the old table is kept in step no longer, before the window's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// `pgrecast finish` takes over.
+    Finish,
+    /// `pgrecast rollback` does.
+    Rollback,
+}
+
+impl Ending {
+    fn word(self) -> &'static str {
+        match self {
+            Ending::Finish => "finish",
+            Ending::Rollback => "rollback",
+        }
+    }
 }
 
 /// What a new migration is registered with.
@@ -189,7 +216,8 @@ impl Store {
             "SELECT m.id, m.layout, m.source_oid, m.source, m.request::text, m.options::text, m.plan::text, m.phase,
                 m.x0::text, m.blocks, m.cutover_released, m.old_table,
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
-                coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8
+                coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8,
+                m.old_names::text, m.ending, extract(epoch FROM clock_timestamp() - m.swapped_at)::float8
             FROM pgrecast.migration m ORDER BY m.id";
         self.conn.rows("list migrations", sql, &[]).await?.iter().map(read_row).collect()
     }
@@ -264,6 +292,23 @@ impl Store {
             serde_json::to_string(options).map_err(|e| Failure::failed(format!("cannot keep the options: {e}")))?;
         let sql = "UPDATE pgrecast.migration SET options = $2::text::jsonb WHERE id = $1";
         self.conn.execute("keep options", sql, &[&id, &text]).await?;
+        Ok(())
+    }
+
+    /// Asks whoever keeps the old table in step to stop; `None` takes it back.
+    pub async fn ask_to_end(&self, id: i32, ending: Option<Ending>) -> Result<(), Failure> {
+        let word = ending.map_or_else(|| "NULL".to_owned(), |e| Literal(e.word()).to_string());
+        Ok(self
+            .conn
+            .batch("ask to end", &format!("UPDATE pgrecast.migration SET ending = {word} WHERE id = {id}"))
+            .await?)
+    }
+
+    /// Keeps a plan that has changed.
+    pub async fn keep_plan(&self, id: i32, plan: &Plan) -> Result<(), Failure> {
+        let text = serde_json::to_string(plan).map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")))?;
+        let sql = "UPDATE pgrecast.migration SET plan = $2::text::jsonb WHERE id = $1";
+        self.conn.execute("keep plan", sql, &[&id, &text]).await?;
         Ok(())
     }
 
@@ -347,5 +392,13 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
         old_table: row.get(11),
         started_at: row.get(12),
         rows_copied: row.get(13),
+        old_names: match row.get::<_, Option<&str>>(14) {
+            Some(text) => Some(serde_json::from_str(text).map_err(|e| broken("old names", e.to_string()))?),
+            None => None,
+        },
+        ending: [Ending::Finish, Ending::Rollback]
+            .into_iter()
+            .find(|e| row.get::<_, Option<&str>>(15) == Some(e.word())),
+        since_swap: row.get(16),
     })
 }

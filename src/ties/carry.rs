@@ -95,6 +95,24 @@ impl Carry<'_> {
         all
     }
 
+    /// Takes off the old table, under its name `table`, what was made again for the new one.
+    pub fn strip(&self, table: &QualifiedName, old: impl Fn(&QualifiedName) -> String) -> Vec<String> {
+        let ties = self.ties;
+        let triggers = ties.triggers.iter().map(|t| format!("DROP TRIGGER {} ON {table}", Ident(&t.name)));
+        let rules = ties.rules.iter().filter(|r| r.own).map(|r| format!("DROP RULE {} ON {table}", Ident(&r.name)));
+        let policies = ties.policies.iter().filter(|p| p.own);
+        let policies = policies.map(|p| format!("DROP POLICY {} ON {table}", Ident(&p.name)));
+        let statistics = ties.statistics.iter().map(|s| format!("DROP STATISTICS {}", s.name.sibling(old(&s.name))));
+        let mut steps: Vec<String> = triggers.chain(rules).chain(policies).chain(statistics).collect();
+        if ties.security.enabled {
+            steps.push(format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"));
+        }
+        if ties.security.forced {
+            steps.push(format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"));
+        }
+        steps
+    }
+
     /// While the source has its name still: what must let go of it.
     pub fn let_go(&self, names: &Names) -> Vec<String> {
         let mut steps = views::away(self.plan, self.ties, names);

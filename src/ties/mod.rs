@@ -31,6 +31,7 @@ pub use sequences::OwnedSequence;
 pub use stored::{Rows, Stored};
 
 use crate::error::Failure;
+use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, QualifiedName};
 use crate::plan::kin::Kin;
 use crate::plan::types::Plan;
@@ -80,6 +81,26 @@ impl Ties {
     /// What cannot be carried through any change, which planning may stumble over.
     pub fn never(&self) -> Vec<Finding> {
         self.functions.iter().flat_map(functions::judge).collect()
+    }
+
+    /// What leaves no way back to the old table, as far as the picture itself shows it.
+    pub fn no_way_back(&self, partitioned: bool) -> Vec<Finding> {
+        let hint = "Leave --rollback-window out to migrate without a way back.";
+        let none = |what: String| Finding::new(format!("there is no way back for --rollback-window: {what}"), hint);
+        let mut found = Vec::new();
+        if partitioned {
+            found.push(none("the table is partitioned".to_owned()));
+        }
+        if self.kin != Kin::default() {
+            found.push(none("the table is a partition, is typed, inherits, or has children".to_owned()));
+        }
+        // The old table is in them as well, and what is written to it would be sent.
+        found.extend(
+            self.schema_publications
+                .iter()
+                .map(|p| none(format!("publication {} would send what goes back, too", plain_ident(p)))),
+        );
+        found
     }
 
     /// What cannot be carried through this change, as far as the picture itself shows it.

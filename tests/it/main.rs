@@ -9,6 +9,7 @@ mod ground;
 mod harness;
 mod load;
 mod resume;
+mod rollback;
 mod scenarios;
 mod subscriber;
 mod visibility;

@@ -1,0 +1,80 @@
+//! `pgrecast rollback`.
+
+use super::opened::open;
+use super::{close, reporter};
+use crate::cli::{MigrateOptions, Rollback};
+use crate::error::Failure;
+use crate::keep;
+use crate::report::{Event, Report};
+use crate::rollback;
+use crate::state::{Ending, Phase};
+
+/// Swaps back without losing a write.
+pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
+    let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
+    let migration = opened.find(Some(typed.id), "roll back", |_| true).await?;
+    let id = migration.id;
+    match migration.phase {
+        Phase::Keep | Phase::SwappedBack => {}
+        Phase::Swapped => {
+            return Err(Failure::usage(format!("migration {id} is not cleaned up yet"))
+                .hint(format!("Run pgrecast resume {id} first.")));
+        }
+        Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => {
+            return Err(Failure::usage(format!("migration {id} has not swapped the tables"))
+                .hint(format!("pgrecast abort {id} gives it up; the table is as it was.")));
+        }
+        Phase::Complete => {
+            return Err(Failure::usage(format!("the rollback window of migration {id} is over, or there was none"))
+                .detail("Nothing keeps the old table in step, so a swap back would lose what was written since.")
+                .hint(format!("pgrecast finish {id} drops the old table.")));
+        }
+        Phase::RolledBack => {
+            return Err(Failure::usage(format!("migration {id} is rolled back already"))
+                .hint(format!("pgrecast finish {id} drops the new table.")));
+        }
+    }
+    let reporter = reporter(typed.output.format)?;
+    let options = migration.options.clone();
+    let mut report = Report {
+        id: Some(i64::from(id)),
+        command: "rollback".to_owned(),
+        source: Some(migration.source.clone()),
+        targets: vec![migration.plan.source.name.plain()],
+        server_version: Some(opened.facts.version_text.clone()),
+        ..Report::default()
+    };
+    let begun = std::time::Instant::now();
+    let outcome = async {
+        let forth = opened.take_over(&migration, Ending::Rollback, options.jobs, reporter.clone()).await?;
+        // What the one before was at when it let go.
+        let migration = forth.store.get(id).await?.ok_or_else(|| {
+            Failure::failed(format!("migration {id} is gone from the control schema"))
+                .hint("It was finished by another session.")
+        })?;
+        let back = keep::way_back(&forth, &migration)?;
+        reporter.say(Event::Started {
+            id: i64::from(id),
+            command: "rollback".to_owned(),
+            source: migration.source.clone(),
+            server_version: back.facts.version_text.clone(),
+            resumed: migration.phase == Phase::SwappedBack,
+        });
+        let figures = rollback::run(&back, &options).await?;
+        Ok::<_, Failure>((figures, back.store.get(id).await?.and_then(|m| m.old_table)))
+    };
+    let (outcome, replaced) = match outcome.await {
+        Ok((figures, replaced)) => {
+            if let Some(f) = figures {
+                report.cutover.attempts = Some(f.attempts);
+                report.cutover.lock_wait = Some(f.lock_wait.as_secs_f64());
+                report.cutover.write_blocked = Some(f.write_blocked.as_secs_f64());
+                report.cutover.final_keys = Some(f.final_keys);
+            }
+            (Ok(()), replaced)
+        }
+        Err(failure) => (Err(failure), None),
+    };
+    report.seconds.total = Some(begun.elapsed().as_secs_f64());
+    close(&reporter, report, outcome, replaced, typed.output.report.as_deref())
+}

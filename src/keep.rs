@@ -1,0 +1,182 @@
+//! After the swap: the old table follows the new one, so that a swap back loses no write.
+//!
+//! The way back is a migration of its own: its source is the new table, its shadow the old one, and it begins in step,
+//! because the swap left nothing to flush. What is followed, and how, is the same as before the swap. Only a row that the
+//! old table does not take is not the end: it is said at once, its key waits, and a rollback names it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::MigrateOptions;
+use crate::context::Context;
+use crate::copy;
+use crate::cutover;
+use crate::drift::{self, Fingerprint};
+use crate::error::Failure;
+use crate::finish;
+use crate::follow::{self, Follower};
+use crate::monitor::{Board, Monitor};
+use crate::pg::{Literal, Role};
+use crate::plan::read;
+use crate::plan::types::{Names, Plan, Value};
+use crate::report::{Event, Phase};
+use crate::state::{self, Ending, Migration};
+use crate::throttle::throttle;
+
+/// How often to look whether it is to end.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Begins to keep in step: the plan of the way back gets the new table as it stands.
+pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failure> {
+    let mut plan = migration.plan.clone();
+    if let Some(back) = &mut plan.back {
+        let conn = context.store.conn();
+        let oid = format!("SELECT {}::regclass::oid", Literal(&plan.target.name.to_string()));
+        let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
+        let oid = oid.ok_or_else(|| Failure::failed("the new table was not found"))?;
+        back.source = read::shape(conn, oid).await?;
+        context.store.keep_plan(context.id, &plan).await?;
+    }
+    context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Keep).await
+}
+
+/// The context of the way back of a migration that keeps in step.
+pub fn way_back(forth: &Context, migration: &Migration) -> Result<Arc<Context>, Failure> {
+    let (Some(plan), Some(old)) = (&migration.plan.back, &migration.old_names) else {
+        return Err(Failure::failed(format!("migration {} has no way back", migration.id)));
+    };
+    Ok(Arc::new(Context {
+        id: forth.id,
+        connector: forth.connector.clone(),
+        store: forth.store.clone(),
+        plan: Arc::new(Plan::clone(plan)),
+        names: Names::backwards(forth.id, old.clone()),
+        facts: forth.facts.clone(),
+        reporter: forth.reporter.clone(),
+        jobs: forth.jobs,
+    }))
+}
+
+/// A follower of the new table, in step, and what must live beside it.
+pub struct Following {
+    /// The follower.
+    pub follower: Follower,
+    /// The new table's columns, as every transaction must find them.
+    pub fingerprint: Fingerprint,
+    monitor: tokio::task::JoinHandle<()>,
+}
+
+impl Following {
+    /// Starts; returns once everything committed before is in the old table, as far as it fits.
+    pub async fn start(back: &Arc<Context>, options: &MigrateOptions) -> Result<Following, Failure> {
+        drift::check(back.store.conn(), &back.plan).await?;
+        let fingerprint = drift::read(back.store.conn(), &back.plan.source).await?;
+        let (gate, throttle) = throttle(options.throttle.nice);
+        let copy = Arc::new(copy::Progress::default());
+        let follower = Follower::start(follow::Job {
+            connector: back.connector.clone(),
+            id: back.id,
+            lease: back.store.backend().await?,
+            plan: back.plan.clone(),
+            names: back.names.clone(),
+            columns: fingerprint.columns.clone(),
+            slot: back.slot(),
+            jobs: flushers(back),
+            copy: copy.clone(),
+            throttle,
+            unfit: follow::Unfit::SetAside,
+            reporter: back.reporter.clone(),
+        })
+        .await?;
+        let board = Arc::new(Board::new((0, 0), Arc::default()));
+        board.enter(Phase::Keep);
+        let monitor = Monitor {
+            context: back.clone(),
+            board,
+            limits: options.throttle.clone(),
+            gate,
+            copy,
+            follower: follower.view().clone(),
+            blocks: 0,
+            before: (0, 0),
+        };
+        let monitor = tokio::spawn(monitor.run());
+        let following = Following { follower, fingerprint, monitor };
+        following.follower.catch_up().await?;
+        following.follower.settle().await?;
+        Ok(following)
+    }
+
+    /// Stops.
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.monitor.abort();
+        self.follower.stop().await
+    }
+}
+
+/// Two rows that exchange a unique value must meet in one flush where columns of the old table outlive it.
+fn flushers(back: &Context) -> usize {
+    let alone = back.plan.columns.iter().any(|c| c.value == Value::OwnDefault);
+    if alone || !back.plan.key.is_canonical() { 1 } else { usize::from(back.jobs) }
+}
+
+/// Keeps in step until the window ends, or `finish` or `rollback` takes over.
+pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<(), Failure> {
+    // What was asked of an earlier run was not carried out, or it would be over.
+    back.store.ask_to_end(back.id, None).await?;
+    finish::end_former_run(back).await?;
+    let following = Following::start(back, options).await?;
+    let ended = tokio::select! {
+        ended = wait_for_end(back, options) => ended,
+        failure = following.follower.failed() => Err(failure),
+    };
+    let unfit = cutover::unfit(back, &following.follower);
+    let stopped = following.stop().await;
+    match ended? {
+        Some(Ending::Finish | Ending::Rollback) => stopped,
+        None => {
+            stopped?;
+            if let Some(unfit) = unfit {
+                let text = format!("the rollback window ends although {}", unfit.primary);
+                back.reporter.say(Event::Warning { text });
+            }
+            end(back, state::Phase::Keep, state::Phase::Complete).await
+        }
+    }
+}
+
+/// Removes what the way back needs and moves on.
+pub async fn end(back: &Context, from: state::Phase, to: state::Phase) -> Result<(), Failure> {
+    let conn = back.connector.open(Role::Control).await?;
+    finish::drop_way_back(back, &conn).await?;
+    back.store.set_phase(back.id, from, to).await
+}
+
+/// `None` where the window is over.
+async fn wait_for_end(back: &Context, options: &MigrateOptions) -> Result<Option<Ending>, Failure> {
+    let window = options.rollback_window.unwrap_or_default().as_secs_f64();
+    let mut said = false;
+    loop {
+        let migration = back.store.get(back.id).await?.ok_or_else(|| {
+            Failure::failed(format!("migration {} is gone from the control schema", back.id))
+                .hint("It was finished by another session.")
+        })?;
+        let left = window - migration.since_swap.unwrap_or(window);
+        if migration.ending.is_some() || left <= 0.0 {
+            return Ok(migration.ending);
+        }
+        if !said {
+            said = true;
+            back.reporter.say(Event::Notice {
+                text: format!(
+                    "{} follows for {} more; pgrecast rollback {} swaps back, pgrecast finish {} drops it",
+                    back.names.shadow().plain(),
+                    humantime::format_duration(Duration::from_secs(left.ceil() as u64)),
+                    back.id,
+                    back.id
+                ),
+            });
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
