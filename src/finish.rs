@@ -61,10 +61,12 @@ pub async fn drop_stream(context: &Context, conn: &Conn) -> Result<(), Failure> 
     drop_named_stream(conn, &context.slot(), &context.names.publication()).await
 }
 
-/// Drops slot, publication and journal of the way back: the old table is followed no more.
+/// Drops slot, publication and journal of the way back, and views that were made for it: the old table is followed no
+/// more.
 pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let names = &context.names;
     drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
+    fill::drop_all(conn, names).await?;
     drop_journal(conn, &Names::backwards(context.id, OldNames::default())).await
 }
 

@@ -348,7 +348,7 @@ impl Plan {
 
     /// The source and its partitions, parents before children. A source that is not partitioned is alone.
     pub fn members(&self, names: &Names) -> Vec<Member<'_>> {
-        let own = Names::new(names.id);
+        let own = Names { partition: None, ..names.clone() };
         let root = Member { source: &self.source, target: &self.target, names: own, identity: &self.identity };
         let partitions = self.partitions.iter().enumerate().map(|(n, p)| Member {
             source: &p.source,

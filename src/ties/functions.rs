@@ -95,7 +95,7 @@ pub(super) fn judge(function: &Function) -> Vec<Finding> {
             "Drop that first and create it again afterwards.",
         )
     }));
-    found.extend(hindered(&function.grants, &what, &function.name.schema));
+    found.extend(hindered(&function.grants, what, &function.name.schema));
     if function.labelled {
         found.push(Finding::new(
             format!("{what} has to be made again, and has a security label"),

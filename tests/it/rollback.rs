@@ -163,6 +163,10 @@ const TIED: &str = "
     CREATE TABLE child (t_id int REFERENCES t ON DELETE SET NULL);
     CREATE VIEW shown AS SELECT id, name, a FROM t WHERE a > 0;
     CREATE VIEW counted AS SELECT count(*) AS n FROM shown;
+    CREATE MATERIALIZED VIEW stored AS SELECT id, name FROM t;
+    CREATE UNIQUE INDEX stored_id ON stored (id);
+    CREATE FUNCTION all_of_it() RETURNS SETOF t LANGUAGE sql AS 'SELECT * FROM public.t';
+    CREATE FUNCTION how_many() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t; END;
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN INSERT INTO public.log VALUES (TG_OP); RETURN NULL; END $$;
     CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION note();
@@ -220,7 +224,16 @@ fn what_hangs_on_the_table_comes_back_with_it_and_fires_once() {
     {
         assert!(db.connect().try_sql(wrong).is_err(), "{wrong}");
     }
-    assert_eq!(db.query_one_text("SELECT n FROM counted"), db.query_one_text("SELECT count(*) FROM t"));
+    let rows = db.query_one_text("SELECT count(*) FROM t");
+    for also in [
+        "SELECT n FROM counted",
+        "SELECT count(*) FROM stored",
+        "SELECT count(*) FROM all_of_it()",
+        "SELECT how_many()",
+    ] {
+        assert_eq!(db.query_one_text(also), rows, "{also}");
+    }
+    db.sql("REFRESH MATERIALIZED VIEW CONCURRENTLY stored");
     assert_nothing_left(&db);
 }
 
@@ -344,6 +357,19 @@ fn what_has_no_way_back_is_refused_by_name() {
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
     }
     db.sql("ALTER TABLE t DROP CONSTRAINT later");
+    if db.major() >= 15 {
+        db.sql("CREATE PUBLICATION told FOR TABLES IN SCHEMA public");
+        let refused = command(&db, &[&["alter", "t", "ALTER id TYPE bigint"], WINDOW].concat()).wait();
+        refused.ended(3);
+        assert!(refused.stderr.contains("publication told would send what goes back"), "{}", refused.stderr);
+        db.sql("DROP PUBLICATION told");
+    }
+    db.sql("CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE half PARTITION OF whole FOR VALUES FROM (0) TO (9)");
+    for (table, words) in [("whole", "the table is partitioned"), ("half", "is a partition")] {
+        let refused = command(&db, &[&["alter", table, ""], WINDOW].concat()).wait();
+        refused.ended(3);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
     let refused = command(&db, &[&["alter", "t", "DROP must"], WINDOW].concat()).wait();
     refused.ended(3);
     assert!(refused.stderr.contains("column must is dropped and NOT NULL"), "{}", refused.stderr);

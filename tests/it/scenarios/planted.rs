@@ -54,8 +54,8 @@ const CONSTRAINTS: &[Plant] = &[
     plant("pg_constraint", Carried, "foreign key to itself", "ALTER TABLE t ADD FOREIGN KEY (w) REFERENCES t"),
     plant(
         "pg_constraint",
-        Refused,
-        "foreign key child_t_id_fkey of public.child",
+        Carried,
+        "foreign key of a partitioned table",
         "CREATE TABLE child (t_id int REFERENCES t) PARTITION BY LIST (t_id)",
     ),
     plant("pg_constraint", Carried, "check", "ALTER TABLE t ADD CONSTRAINT positive CHECK (w > 0)"),
@@ -185,8 +185,8 @@ const READERS: &[Plant] = &[
         since: 15,
         ..plant(
             "pg_publication_namespace",
-            Refused,
-            "publication told",
+            Carried,
+            "publication of the schema",
             "CREATE PUBLICATION told FOR TABLES IN SCHEMA public",
         )
     },
