@@ -110,10 +110,16 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
 pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
     let tables = published(plan, names, version);
     let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
-    format!("CREATE PUBLICATION {}{of} {PUBLISHED}", Ident(&names.publication()))
+    format!("CREATE PUBLICATION {}{of} {}", Ident(&names.publication()), how(version))
 }
 
-const PUBLISHED: &str = "WITH (publish = 'insert, update, delete, truncate')";
+/// From 18 on an UPDATE fails whose replica identity has generated columns that are not published, as FULL has.
+fn how(version: u32) -> &'static str {
+    match version {
+        180_000.. => "WITH (publish = 'insert, update, delete, truncate', publish_generated_columns = stored)",
+        _ => "WITH (publish = 'insert, update, delete, truncate')",
+    }
+}
 
 /// The source in a publication, with its keys; of a partitioned source each partition that holds rows, so that a TRUNCATE
 /// of one is told. Before 15 there are no column lists; under REPLICA IDENTITY FULL a list would make the user's updates
@@ -139,7 +145,11 @@ pub async fn way_back(context: &Context) -> Result<(), Failure> {
     let publication = context.names.back_publication();
     let there = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", Literal(&publication));
     if conn.scalar("look for publication", &there).await?.is_none() {
-        conn.batch("create publication", &format!("CREATE PUBLICATION {} {PUBLISHED}", Ident(&publication))).await?;
+        conn.batch(
+            "create publication",
+            &format!("CREATE PUBLICATION {} {}", Ident(&publication), how(context.facts.version)),
+        )
+        .await?;
     }
     let slot = context.names.back_slot(context.facts.database_oid);
     let there = format!("SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name = {}", Literal(&slot));

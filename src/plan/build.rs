@@ -4,9 +4,9 @@ use super::ddl::free_name;
 use super::key;
 use super::model::{self, Modelled, Volatility};
 use super::partitions;
-use super::shape::Shape;
+use super::shape::{Origin, Shape};
 use super::tree::Tree;
-use super::types::{Partition, Plan, Value};
+use super::types::{IdentityChange, Partition, Plan, Value};
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
 use crate::spec::Clauses;
@@ -35,6 +35,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     refuse_unpinned(&modelled, request.settings)?;
     let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
     let (key, identity) = key::choose(source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
+    refuse_unpublished(source, &identity)?;
     partitions::refuse_target(&tree, &modelled, &key)?;
     let mut taken = Vec::new();
     for shape in std::iter::once(source).chain(tree.branches.iter().map(|b| &b.shape)) {
@@ -92,6 +93,22 @@ pub(super) fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]
              --setting TimeZone=UTC. Settings not given are pinned to TimeZone UTC and DateStyle ISO.",
                 ))
         }
+    }
+}
+
+/// A virtual column is never published, and an UPDATE fails whose replica identity has one (PostgreSQL 18).
+fn refuse_unpublished(source: &Shape, identity: &IdentityChange) -> Result<(), Failure> {
+    let full =
+        *identity == IdentityChange::Full || (*identity == IdentityChange::None && source.replica_identity == 'f');
+    match source.columns.iter().find(|c| full && c.origin == Origin::Virtual) {
+        None => Ok(()),
+        Some(column) => Err(Failure::refused(format!(
+            "{} has the replica identity FULL and the virtual column {}",
+            source.name.plain(),
+            Ident(&column.name)
+        ))
+        .detail("Once the table is published, every UPDATE and DELETE of the application would fail.")
+        .hint("Give it a key as its replica identity: ALTER TABLE … REPLICA IDENTITY DEFAULT.")),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whatever tells a table's rows apart, every change made while the program works arrives.
 
-use super::each;
 use super::twins::Twins;
-use crate::harness::Db;
+use super::{Postponed, each};
+use crate::harness::{Db, pgrecast};
 
 /// A key, and sixteen values of it.
 struct Key {
@@ -314,4 +314,26 @@ fn keys_that_are_spelled_anew() {
             twins.check();
         },
     );
+}
+
+#[test]
+fn a_table_identified_by_whole_rows_has_generated_columns() {
+    let db = Db::new();
+    db.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, v int, twice int GENERATED ALWAYS AS (v * 2) STORED);
+        ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t SELECT n, n FROM generate_series(1, 100) n",
+    );
+    let postponed = Postponed::start(&db, "t", "ALTER id TYPE bigint", &[]);
+    // An UPDATE of a published table fails where its identity is not published whole.
+    db.sql("UPDATE t SET v = -1 WHERE id = 7; DELETE FROM t WHERE id = 8");
+    let output = postponed.release(&db);
+    assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+    assert_eq!(db.query_one_text("SELECT count(*) || ' ' || sum(twice) FROM t"), "99 10068");
+    if db.major() >= 18 {
+        db.sql("CREATE TABLE w (id int PRIMARY KEY, v int, twice int GENERATED ALWAYS AS (v * 2) VIRTUAL); ALTER TABLE w REPLICA IDENTITY FULL");
+        let refused = pgrecast(&db, &["alter", "w", "ALTER id TYPE bigint"]);
+        assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+        assert!(refused.stderr.contains("virtual column \"twice\""), "{}", refused.stderr);
+        db.sql("INSERT INTO w VALUES (1, 1); UPDATE w SET v = 2");
+    }
 }
