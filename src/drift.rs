@@ -3,8 +3,8 @@
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Literal};
 use crate::plan::shape::Shape;
+use crate::plan::tree;
 use crate::plan::types::Plan;
-use crate::plan::{read, tree};
 
 /// The text of the error where the source is no longer the table of the plan.
 pub const DRIFTED: &str = "the source's columns are not those of the plan";
@@ -74,7 +74,7 @@ pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
 
 async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), Failure> {
     let read = match planned.oid == source.oid {
-        true => read::shape(conn, planned.oid).await,
+        true => tree::alone(conn, planned.oid).await,
         false => tree::partition(conn, planned.oid).await,
     };
     let now = read.map_err(|f| match f.source {

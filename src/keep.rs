@@ -17,7 +17,7 @@ use crate::finish;
 use crate::follow::{self, Follower};
 use crate::monitor::{Board, Monitor};
 use crate::pg::{Literal, Role};
-use crate::plan::read;
+use crate::plan::tree;
 use crate::plan::types::{Names, Plan, Value};
 use crate::report::{Event, Phase};
 use crate::state::{self, Ending, Migration};
@@ -34,7 +34,7 @@ pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failu
         let oid = format!("SELECT {}::regclass::oid", Literal(&plan.target.name.to_string()));
         let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
         let oid = oid.ok_or_else(|| Failure::failed("the new table was not found"))?;
-        back.source = read::shape(conn, oid).await?;
+        back.source = tree::alone(conn, oid).await?;
         context.store.keep_plan(context.id, &plan).await?;
     }
     context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Keep).await

@@ -5,7 +5,7 @@ use super::key;
 use super::model::{self, Modelled, Volatility};
 use super::partitions;
 use super::shape::{Origin, Shape};
-use super::tree::Tree;
+use super::tree::{self, Tree};
 use super::types::{IdentityChange, Partition, Plan, Value};
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
@@ -42,7 +42,8 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         taken.extend(relation_names(conn, &shape.name.schema).await?);
     }
     let mut names = FinalNames::new(&tree, taken);
-    let target = names.apply(source, modelled.target);
+    let mut target = names.apply(source, modelled.target);
+    tree::without_parents(&mut target);
     let targets: Vec<Shape> =
         tree.branches.iter().zip(modelled.branches).map(|(b, target)| names.apply(&b.shape, target)).collect();
     refuse_empty_not_null(conn, source, &target, &modelled.columns).await?;

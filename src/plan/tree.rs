@@ -52,6 +52,18 @@ pub async fn places(conn: &Conn, oid: u32) -> Result<Vec<Place>, Failure> {
     read::json(conn, "read partitions", &PLACES.replace("$1", &oid.to_string())).await
 }
 
+/// Reads a table by itself: where it is a partition, its kin tells its place and what its indexes belong to.
+pub async fn alone(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
+    let mut shape = read::shape(conn, oid).await?;
+    without_parents(&mut shape);
+    Ok(shape)
+}
+
+/// Forgets which indexes of a partitioned table those of this one belong to.
+pub fn without_parents(shape: &mut Shape) {
+    shape.indexes.iter_mut().for_each(|index| index.parent = None);
+}
+
 /// Reads a table as part of the tree above it: its place in there is told by the tree.
 pub async fn partition(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
     Ok(Shape { kin: Kin::default(), ..read::shape(conn, oid).await? })
@@ -59,7 +71,7 @@ pub async fn partition(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
 
 /// Reads a table with its partitions, under an empty search path.
 pub async fn tree(conn: &Conn, oid: u32) -> Result<Tree, Failure> {
-    let root = read::shape(conn, oid).await?;
+    let root = alone(conn, oid).await?;
     let mut branches: Vec<Branch> = Vec::new();
     if root.is_partitioned() {
         for place in places(conn, oid).await? {

@@ -155,7 +155,11 @@ fn what_cannot_be_carried_of_a_partition_is_refused_by_name() {
             "CREATE INDEX CONCURRENTLY",
         ),
         ("ALTER TABLE mid_0 REPLICA IDENTITY NOTHING", "publication above rests on it", "replica identity"),
-        ("CREATE MATERIALIZED VIEW stored AS SELECT * FROM mid_0", "materialized view public.stored", "tied"),
+        (
+            "CREATE AGGREGATE made (mid_0) (SFUNC = array_append, STYPE = mid_0[])",
+            "function public.made(public.mid_0)",
+            "tied",
+        ),
     ];
     each(
         cases,
