@@ -46,6 +46,7 @@ pub mod prepare;
 mod retry;
 pub mod rollback;
 pub mod run;
+pub mod seams;
 pub mod stream;
 pub mod throttle;
 pub mod ties;

@@ -37,6 +37,7 @@ const ROOMS: &[&str] = &[
     "report",
     "pg",
     "error",
+    "seams",
 ];
 
 /// Pairs that look back up, and why.

@@ -18,7 +18,7 @@ pub use worker::{Batch, Outcome, Settled, worker};
 
 use crate::copy::lock_source;
 use crate::drift;
-use crate::pg::{Conn, Error};
+use crate::pg::{Conn, Error, named};
 use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
 
@@ -177,8 +177,7 @@ impl Flusher {
         self.run("flush removals", &self.delete_all, &params).await?;
         let Some(around) = &self.around else { return self.halve("flush upserts", &self.upsert, keys).await };
         self.run("flush around neighbours", &around.insert, &params).await?;
-        let left_out = self.conn.client().query(&around.left_out, &params).await;
-        let left_out = left_out.map_err(|e| Error::from_client("find neighbours", &e))?;
+        let left_out = named("find neighbours", self.conn.client().query(&around.left_out, &params)).await?;
         let positions = left_out.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect();
         let mut conflicts = Conflicts { positions, error: None };
         // Only the server can say which row is in the way of which.
@@ -241,7 +240,7 @@ impl Flusher {
         statement: &Statement,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, Error> {
-        self.conn.client().execute(statement, params).await.map_err(|e| Error::from_client(name, &e))
+        named(name, self.conn.client().execute(statement, params)).await
     }
 
     fn read_check(&self, rows: Vec<Vec<Option<String>>>) -> Result<Snapshot, Error> {

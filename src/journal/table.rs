@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use futures_util::SinkExt;
 
-use crate::pg::{Conn, Error, Ident, Literal};
+use crate::pg::{Conn, Error, Ident, Literal, named};
 use crate::plan::types::{Names, Plan, SCHEMA};
 use crate::stream::Key;
 
@@ -75,7 +75,7 @@ pub async fn append(
         }
     }
     sink.send(Bytes::from(buffer)).await.map_err(lost)?;
-    sink.as_mut().finish().await.map_err(lost)?;
+    named(NAME, sink.as_mut().finish()).await?;
     Ok(())
 }
 

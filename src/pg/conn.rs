@@ -6,6 +6,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::Error;
+use crate::seams;
 
 /// One SQL connection with named statements.
 pub struct Conn {
@@ -31,13 +32,13 @@ impl Conn {
     /// Runs statements without parameters; the rows are dropped.
     pub async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
         tracing::debug!(statement = name, sql, "batch");
-        self.client().batch_execute(sql).await.map_err(|e| Error::from_client(name, &e))
+        named(name, self.client().batch_execute(sql)).await
     }
 
     /// Runs statements without parameters in one round trip and returns all rows as text, all result sets in turn.
     pub async fn simple(&self, name: &'static str, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
         tracing::debug!(statement = name, sql, "simple");
-        let messages = self.client().simple_query(sql).await.map_err(|e| Error::from_client(name, &e))?;
+        let messages = named(name, self.client().simple_query(sql)).await?;
         Ok(messages
             .into_iter()
             .filter_map(|m| match m {
@@ -55,16 +56,27 @@ impl Conn {
 
     /// Rows of a statement with parameters.
     pub async fn rows(&self, name: &'static str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        self.client().query(sql, params).await.map_err(|e| Error::from_client(name, &e))
+        named(name, self.client().query(sql, params)).await
     }
 
     /// Rows touched by a statement with parameters.
     pub async fn execute(&self, name: &'static str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        self.client().execute(sql, params).await.map_err(|e| Error::from_client(name, &e))
+        named(name, self.client().execute(sql, params)).await
     }
 
     /// Prepares a statement.
     pub async fn prepare(&self, name: &'static str, sql: &str) -> Result<Statement, Error> {
         self.client().prepare(sql).await.map_err(|e| Error::from_client(name, &e))
     }
+}
+
+/// A statement under its name, in errors and as a fault point.
+pub async fn named<T>(
+    name: &'static str,
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    seams::before(name);
+    let answer = statement.await.map_err(|e| Error::from_client(name, &e))?;
+    seams::after(name);
+    Ok(answer)
 }

@@ -9,7 +9,7 @@ pub mod replication;
 pub mod sql;
 pub mod tls;
 
-pub use conn::Conn;
+pub use conn::{Conn, named};
 pub use connector::{Connector, Role};
 pub use conninfo::{Session, Target, Wire};
 pub use error::{Error, Verdict};

@@ -174,12 +174,10 @@ impl Store {
         let request = new.request.to_string();
         let options = json(serde_json::to_string(new.options))?;
         let plan = json(serde_json::to_string(new.plan))?;
-        self.conn
-            .batch(
-                "begin register",
-                &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0);{}", self.create_sql().await?),
-            )
-            .await?;
+        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)");
+        self.conn.batch("begin register", &begin).await?;
+        // Looked for behind the lock: whoever forgets the last migration drops the schema.
+        self.conn.batch("create control schema", self.create_sql().await?).await?;
         let rows = self
             .conn
             .rows(
@@ -338,17 +336,21 @@ impl Store {
         Ok(leaves)
     }
 
-    /// Forgets a migration, and drops the control schema with the last one.
+    /// Forgets a migration, and drops the control schema with the last one: one transaction, or a run that dies in between
+    /// would leave a schema that no command is about any more.
     pub async fn forget(&self, id: i32) -> Result<(), Failure> {
-        let sql = format!(
-            "BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0); DELETE FROM pgrecast.migration WHERE id = {id}; COMMIT"
-        );
-        self.conn.batch("forget migration", &sql).await?;
-        self.drop_if_empty().await
+        let forgotten = self.forget_in_transaction(id).await;
+        if forgotten.is_err() {
+            self.conn.batch("roll back forget", "ROLLBACK").await?;
+        }
+        forgotten
     }
 
-    async fn drop_if_empty(&self) -> Result<(), Failure> {
-        self.conn.batch("begin drop schema", &format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)")).await?;
+    async fn forget_in_transaction(&self, id: i32) -> Result<(), Failure> {
+        let sql = format!(
+            "BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0); DELETE FROM pgrecast.migration WHERE id = {id}"
+        );
+        self.conn.batch("forget migration", &sql).await?;
         let left = self.conn.scalar("count migrations", "SELECT count(*) FROM pgrecast.migration").await?;
         if left.as_deref() == Some("0") {
             self.conn
@@ -359,7 +361,7 @@ impl Store {
                 .await
                 .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;
         }
-        Ok(self.conn.batch("commit drop schema", "COMMIT").await?)
+        Ok(self.conn.batch("commit forget", "COMMIT").await?)
     }
 }
 

@@ -218,3 +218,27 @@ fn a_failed_statement_of_the_load_is_noticed() {
     assert!(report.failed.iter().any(|failed| failed.contains("42P01")), "{:?}", report.failed);
     report.compare(&db, &Shape::plain().select_all()).expect("what failed changed nothing");
 }
+
+#[test]
+fn a_load_outlives_a_crash_and_its_books_notice_what_the_server_forgot() {
+    // Commits that do not wait for the WAL are what a crash takes.
+    let forgetful = [("synchronous_commit", "off"), ("wal_writer_delay", "10s")];
+    for (settings, keeps) in [(&[][..], true), (&forgetful[..], false)] {
+        let mut server = own_server(settings);
+        let db = Db::on(&server);
+        db.sql(Shape::plain_ddl());
+        let load = Load::start(&db, &Shape::plain(), &Options { survives: true, ..Options::paced(9) });
+        load.wait_for_more(100, SOON);
+        assert!(load.truncate(&db.connect(), "t"));
+        db.sql("CHECKPOINT");
+        load.wait_for_more(200, SOON);
+        server.stop_immediate();
+        server.restart().expect("a start that recovers");
+        let db = db.again();
+        load.wait_for_more(10, SOON);
+        let report = load.stop();
+        let differs = report.compare(&db, &Shape::plain().select_all());
+        let kept = report.failed.is_empty() && differs.is_ok();
+        assert_eq!(kept, keeps, "{settings:?}: {:?}, {differs:?}", report.failed);
+    }
+}

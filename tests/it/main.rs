@@ -1,10 +1,12 @@
 //! Tests on real servers. `scripts/test` chooses the servers; `PGRECAST_TEST_BIN` names the programs of one.
 
 mod bounds;
+mod chaos;
 mod cutover;
 mod demo;
 mod drift;
 mod epoch;
+mod faults;
 mod ground;
 mod harness;
 mod load;

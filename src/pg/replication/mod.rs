@@ -24,6 +24,7 @@ pub use slot::{CreatedSlot, SlotOptions};
 pub use stream::{Frame, Stream};
 
 use crate::pg::{Error, Ident, Lsn};
+use crate::seams;
 
 const START: &str = "start replication";
 
@@ -77,6 +78,7 @@ impl Replication {
     /// What the server said, after which the connection takes the next command; a lost connection; a value that is not
     /// UTF-8.
     pub async fn simple_query(&mut self, statement: &'static str, sql: &str) -> Result<Rows, Error> {
+        seams::before(statement);
         self.send(statement, sql)?;
         let mut rows = Rows::new();
         let mut failed = None;
@@ -102,7 +104,10 @@ impl Replication {
         }
         self.answering = false;
         match failed {
-            None => Ok(rows),
+            None => {
+                seams::after(statement);
+                Ok(rows)
+            }
             Some(error) => Err(error),
         }
     }

@@ -111,7 +111,10 @@ impl Stream {
             frontend::CopyData::new(body)?.write(out);
             Ok(())
         })?;
-        self.channel.send(STATUS).await
+        crate::seams::before(STATUS);
+        self.channel.send(STATUS).await?;
+        crate::seams::after(STATUS);
+        Ok(())
     }
 
     /// Ends the stream and the session in order, throwing away what the server still sends. It finishes the transaction

@@ -70,6 +70,11 @@ impl Db {
     pub fn rows(&self, text: &str) -> Vec<Vec<Option<String>>> {
         self.session.rows(text)
     }
+
+    /// The same of a query that may fail.
+    pub fn try_rows(&self, text: &str) -> Result<Vec<Vec<Option<String>>>, Box<pgrecast::pg::Error>> {
+        self.session.try_rows(text)
+    }
 }
 
 /// One connection, used from a plain thread.
@@ -111,9 +116,13 @@ impl Session {
 
     /// All rows, every value as text.
     pub fn rows(&self, text: &str) -> Vec<Vec<Option<String>>> {
+        self.try_rows(text).unwrap_or_else(|e| panic!("{e}\nin {text}"))
+    }
+
+    /// The same of a query that may fail.
+    pub fn try_rows(&self, text: &str) -> Result<Vec<Vec<Option<String>>>, Box<pgrecast::pg::Error>> {
         let answer = RUNTIME.block_on(self.client.simple_query(text));
-        let answer = answer.unwrap_or_else(|e| panic!("{}\nin {text}", pgrecast::pg::Error::from_client("test", &e)));
-        text_rows(&answer)
+        answer.map(|answer| text_rows(&answer)).map_err(|e| Box::new(pgrecast::pg::Error::from_client("test", &e)))
     }
 }
 

@@ -10,12 +10,13 @@ mod program;
 pub mod proxy;
 mod servers;
 mod wait;
+pub mod wire;
 
 pub use beside::beside;
 pub use db::{Db, Session};
 pub use dump::{client, dump};
 pub use leftovers::{assert_nothing_left, leftovers};
-pub use program::{Output, Running, pgrecast, spawn};
+pub use program::{Output, Running, pgrecast, spawn, spawn_with};
 pub use servers::{own_server, server, test_bin};
 pub use wait::wait_for;
 

@@ -31,13 +31,18 @@ pub fn pgrecast(db: &Db, args: &[&str]) -> Output {
 
 /// Starts the program with this address in `PGRECAST_DSN` and none of this process's own `PG…` settings.
 pub fn spawn(dsn: &str, args: &[&str]) -> Running {
+    spawn_with(dsn, args, &[])
+}
+
+/// The same with more variables in its environment.
+pub fn spawn_with(dsn: &str, args: &[&str], variables: &[(&str, &str)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgrecast"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
             command.env_remove(name);
         }
     }
-    command.args(args).env("PGRECAST_DSN", dsn);
+    command.args(args).env("PGRECAST_DSN", dsn).envs(variables.iter().copied());
     Running::start(command)
 }
 
@@ -79,6 +84,11 @@ impl Running {
     /// Sends a signal.
     pub fn signal(&mut self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the program still runs");
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Waits for the end.

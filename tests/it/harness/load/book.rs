@@ -3,6 +3,8 @@
 //! A connection owns every n-th number, of keys and of unique values, so that no two ever meet on a row. A *slot* is the
 //! place of a number among the connection's own.
 
+use std::collections::HashMap;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -40,6 +42,17 @@ impl Book {
     pub fn put(&mut self, slot: usize, row: Option<Row>) {
         let before = self.swap(slot, row);
         self.undo.push((slot, before));
+    }
+
+    /// The table was emptied, outside of any transaction of this connection's.
+    pub fn clear(&mut self) {
+        *self = Book::new(self.rows.len());
+    }
+
+    /// The rows that the open transaction has changed, as they were before it.
+    pub fn changed(&self) -> HashMap<usize, Option<&Row>> {
+        // The oldest of a row's entries is put in last.
+        self.undo.iter().rev().map(|(slot, before)| (*slot, before.as_ref())).collect()
     }
 
     pub fn commit(&mut self) {

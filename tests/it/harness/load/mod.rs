@@ -40,12 +40,14 @@ pub struct Options {
     pub large: usize,
     /// Steps a second on each connection; as many as it can where none.
     pub per_second: Option<u32>,
+    /// Whether a lost connection is opened again and the step that lost its answer asked about, or is a failure.
+    pub survives: bool,
 }
 
 impl Options {
     /// Three connections, one a protocol mode, with a thousand rows each.
     pub fn seeded(seed: u64) -> Options {
-        Options { connections: 3, seed, rows: 1000, slots: 4000, large: 2000, per_second: None }
+        Options { connections: 3, seed, rows: 1000, slots: 4000, large: 2000, per_second: None, survives: false }
     }
 
     /// The same at a pace that leaves room for other tests beside it.
@@ -66,6 +68,8 @@ pub struct Load {
 struct Shared {
     stop: AtomicBool,
     statements: AtomicU64,
+    /// How often the table was truncated. A step has it to read, so that there is none while it is written.
+    truncated: tokio::sync::RwLock<u64>,
 }
 
 impl Load {
@@ -79,7 +83,7 @@ impl Load {
                 Speaker::new(client, shape.clone(), Mode::of(connection)).await
             });
             let speaker = ready.unwrap_or_else(|e| panic!("{}", pgrecast::pg::Error::from_client("load", &e)));
-            let mut worker = Worker::new(speaker, shape.clone(), options.clone(), connection);
+            let mut worker = Worker::new(speaker, db.dsn(), shape.clone(), options.clone(), connection);
             RUNTIME.block_on(worker.fill());
             assert!(worker.failed.is_empty(), "{:?}", worker.failed);
             workers.push(worker);
@@ -100,6 +104,14 @@ impl Load {
             let now = self.statements();
             if now >= target { Ok(()) } else { Err(format!("{now} of {target} statements")) }
         });
+    }
+
+    /// Empties the table between two steps, and every book with it; whether the table was to be had within a second.
+    pub fn truncate(&self, session: &super::Session, table: &str) -> bool {
+        let mut truncated = RUNTIME.block_on(self.shared.truncated.write());
+        let done = session.try_sql(&format!("SET lock_timeout = '1s'; TRUNCATE {table}")).is_ok();
+        *truncated += u64::from(done);
+        done
     }
 
     /// Lets every connection finish its step, and returns the account.

@@ -6,7 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::shape::{Shape, Statement};
-use crate::harness::db::text_rows;
+use crate::harness::db::{connect, text_rows};
 
 /// How a statement reaches the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,20 @@ impl Speaker {
             }
         }
         Ok(Speaker { client, shape, mode, prepared, slow: Vec::new(), statements: 0 })
+    }
+
+    /// On a new connection.
+    pub async fn again(&mut self, dsn: &str) -> Result<(), tokio_postgres::Error> {
+        let client = connect(dsn).await?;
+        let new = Speaker::new(client, self.shape.clone(), self.mode).await?;
+        (self.client, self.prepared) = (new.client, new.prepared);
+        Ok(())
+    }
+
+    /// The rows of these keys, given as SQL.
+    pub async fn look(&mut self, keys: &str) -> Result<Vec<TextRow>, tokio_postgres::Error> {
+        let text = format!("{} WHERE {} IN ({keys})", self.shape.select_all(), self.shape.key.name);
+        Ok(text_rows(&self.client.simple_query(&text).await?))
     }
 
     pub fn mode(&self) -> Mode {

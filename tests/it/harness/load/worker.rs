@@ -1,7 +1,9 @@
-//! What one connection does: random work on its own rows, each step entered in its book before the next.
+//! What one connection does: random work on its own rows, each step entered in its book before the next. A change is
+//! entered before it is sent: where the answer is lost, the book knows both what was and what may be.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,12 +17,27 @@ use super::{Options, Shared};
 /// More failures than this say nothing new.
 const ENOUGH_FAILURES: usize = 50;
 
+/// Longer than a server is away, and how often a connection looks for it.
+const PATIENCE: Duration = Duration::from_secs(90);
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// Why a step did not do what it should have: the server's error, or an answer that the book contradicts.
-struct Failed(String);
+struct Failed {
+    why: String,
+    /// No answer came, or that the session ends.
+    cut_off: bool,
+}
+
+impl Failed {
+    fn wrong(why: String) -> Failed {
+        Failed { why, cut_off: false }
+    }
+}
 
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
-        Failed(pgrecast::pg::Error::from_client("load", &error).to_string())
+        let error = pgrecast::pg::Error::from_client("load", &error);
+        Failed { why: error.to_string(), cut_off: error.connection_lost }
     }
 }
 
@@ -34,12 +51,15 @@ pub struct Worker {
     shape: Shape,
     options: Options,
     connection: usize,
+    dsn: String,
+    truncated: u64,
 }
 
 impl Worker {
-    pub fn new(speaker: Speaker, shape: Shape, options: Options, connection: usize) -> Worker {
+    pub fn new(speaker: Speaker, dsn: &str, shape: Shape, options: Options, connection: usize) -> Worker {
         let rng = StdRng::seed_from_u64(options.seed ^ (connection as u64) << 32);
-        Worker { speaker, failed: Vec::new(), book: Book::new(options.slots), rng, shape, options, connection }
+        let (book, dsn) = (Book::new(options.slots), dsn.to_owned());
+        Worker { speaker, failed: Vec::new(), book, rng, shape, options, connection, dsn, truncated: 0 }
     }
 
     /// The rows as the table must show them.
@@ -56,7 +76,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub async fn run(mut self, shared: Arc<Shared>) -> Worker {
-        let mut pace = self.options.per_second.map(|rate| interval(std::time::Duration::from_secs(1) / rate));
+        let mut pace = self.options.per_second.map(|rate| interval(Duration::from_secs(1) / rate));
         if let Some(pace) = &mut pace {
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
@@ -65,10 +85,21 @@ impl Worker {
                 pace.tick().await;
             }
             let before = self.speaker.statements;
+            let truncated = shared.truncated.read().await;
+            self.notice(*truncated);
             self.step().await;
+            drop(truncated);
             shared.statements.fetch_add(self.speaker.statements - before, Ordering::Relaxed);
         }
+        self.notice(*shared.truncated.read().await);
         self
+    }
+
+    /// The table is empty since.
+    fn notice(&mut self, truncated: u64) {
+        if std::mem::replace(&mut self.truncated, truncated) != truncated {
+            self.book.clear();
+        }
     }
 
     async fn step(&mut self) {
@@ -86,13 +117,47 @@ impl Worker {
 
     /// After every step no transaction is open, and the book says what the server committed.
     async fn settle(&mut self, name: &str, outcome: Step) {
-        let Err(Failed(why)) = outcome else { return self.book.commit() };
+        let Err(Failed { why, cut_off }) = outcome else { return self.book.commit() };
+        if cut_off && self.options.survives {
+            if let Err(Failed { why, .. }) = self.come_back().await {
+                self.failed.push(format!("connection {}, {name}, after a lost answer: {why}", self.connection));
+            }
+            return;
+        }
         let (connection, mode) = (self.connection, self.speaker.mode());
         self.failed.push(format!("connection {connection} ({mode:?}), {name}: {why}"));
         self.book.roll_back_to(0);
         if let Err(error) = self.speaker.control("ROLLBACK").await {
-            self.failed.push(Failed::from(error).0);
+            self.failed.push(Failed::from(error).why);
         }
+    }
+
+    /// Connects again once the server is back, and reads what became of the step whose answer was lost: all of it or
+    /// nothing.
+    async fn come_back(&mut self) -> Step {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.speaker.again(&self.dsn).await {
+            if Instant::now() > deadline {
+                return Err(error.into());
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        let changed: Vec<usize> = self.book.changed().into_keys().collect();
+        let seen = self.speaker.look(&self.key_list(&changed)).await?;
+        let as_seen = |slot: usize, row: Option<&Row>| {
+            let key = self.key(slot);
+            seen.iter().find(|seen| seen[0] == key) == row.map(|row| self.as_text(slot, row)).as_ref()
+        };
+        let kept = changed.iter().all(|slot| as_seen(*slot, self.book.get(*slot)));
+        let undone = self.book.changed().into_iter().all(|(slot, before)| as_seen(slot, before));
+        if kept {
+            self.book.commit();
+        } else if undone {
+            self.book.roll_back_to(0);
+        } else {
+            return Err(Failed::wrong(format!("a part of it is there: {seen:?}")));
+        }
+        Ok(())
     }
 
     /// One statement on one row, weighted like an application's.
@@ -112,9 +177,9 @@ impl Worker {
     async fn insert(&mut self) -> Step {
         let Some(slot) = self.book.free_slot(&mut self.rng) else { return Ok(()) };
         let row = self.random_row();
-        self.change(Statement::Insert, self.as_text(slot, &row)).await?;
+        let text = self.as_text(slot, &row);
         self.book.put(slot, Some(row));
-        Ok(())
+        self.change(Statement::Insert, text).await
     }
 
     /// A new value, or NULL, in one column or in all.
@@ -141,9 +206,8 @@ impl Worker {
                 new_text
             }
         };
-        self.change(statement, args).await?;
         self.book.put(slot, Some(row));
-        Ok(())
+        self.change(statement, args).await
     }
 
     async fn update_key(&mut self) -> Step {
@@ -155,9 +219,8 @@ impl Worker {
 
     async fn delete(&mut self) -> Step {
         let Some(slot) = self.book.some_row(&mut self.rng) else { return Ok(()) };
-        self.change(Statement::Delete, vec![self.key(slot)]).await?;
         self.book.put(slot, None);
-        Ok(())
+        self.change(Statement::Delete, vec![self.key(slot)]).await
     }
 
     /// A session sees its own writes, whatever happens to the table meanwhile.
@@ -169,7 +232,7 @@ impl Worker {
             Reply::Affected(_) => Vec::new(),
         };
         let expected: Vec<TextRow> = self.book.get(slot).map(|row| self.as_text(slot, row)).into_iter().collect();
-        if seen == expected { Ok(()) } else { Err(Failed(format!("read {seen:?}, expected {expected:?}"))) }
+        if seen == expected { Ok(()) } else { Err(Failed::wrong(format!("read {seen:?}, expected {expected:?}"))) }
     }
 
     async fn transaction(&mut self, end: &str) -> Step {
@@ -207,8 +270,8 @@ impl Worker {
         for (slot, row, u) in [(a, &row_a, None), (b, &row_b, row_a.u), (a, &row_a, row_b.u)] {
             let row = Row { u, ..row.clone() };
             let text = self.as_text(slot, &row);
-            self.change(Statement::UpdateUnique, vec![text[0].clone(), text[1].clone()]).await?;
             self.book.put(slot, Some(row));
+            self.change(Statement::UpdateUnique, vec![text[0].clone(), text[1].clone()]).await?;
         }
         self.speaker.control("COMMIT").await?;
         Ok(())
@@ -227,11 +290,10 @@ impl Worker {
     }
 
     async fn move_row(&mut self, from: usize, to: usize) -> Step {
-        self.change(Statement::UpdateKey, vec![self.key(from), self.key(to)]).await?;
         let row = self.book.get(from).cloned();
         self.book.put(from, None);
         self.book.put(to, row);
-        Ok(())
+        self.change(Statement::UpdateKey, vec![self.key(from), self.key(to)]).await
     }
 
     /// Thousands of rows in one transaction: inserted, some of them changed, some of them deleted again, and kept or not.
@@ -293,9 +355,9 @@ impl Worker {
         match self.speaker.say(statement, &args).await? {
             Reply::Affected(1) => Ok(()),
             Reply::Affected(rows) => {
-                Err(Failed(format!("{statement:?} of {:?} changed {rows} rows, not one", args[0])))
+                Err(Failed::wrong(format!("{statement:?} of {:?} changed {rows} rows, not one", args[0])))
             }
-            Reply::Rows(_) => Err(Failed(format!("{statement:?} returned rows"))),
+            Reply::Rows(_) => Err(Failed::wrong(format!("{statement:?} returned rows"))),
         }
     }
 
@@ -346,5 +408,9 @@ impl Worker {
 }
 
 fn expect_rows(affected: u64, expected: usize) -> Step {
-    if affected == expected as u64 { Ok(()) } else { Err(Failed(format!("{affected} rows changed, not {expected}"))) }
+    if affected == expected as u64 {
+        Ok(())
+    } else {
+        Err(Failed::wrong(format!("{affected} rows changed, not {expected}")))
+    }
 }

@@ -1,0 +1,82 @@
+//! Fault points, for tests only: each statement, before it is sent and after its answer has come.
+//!
+//! Every message to the server has a name, so every place between two of them has one, too: `before commit chunk`, `after
+//! commit chunk`. `PGRECAST_FAULT='after commit chunk'` kills the process there as `kill -9` would, and `… #3` at the third
+//! time. `PGRECAST_FAULT_LOG=FILE` writes down each point that is reached for the first time. A build without debug
+//! assertions has none of this.
+
+/// The statement is about to be sent.
+pub fn before(statement: &str) {
+    if cfg!(debug_assertions) {
+        reached::reach("before", statement);
+    }
+}
+
+/// Its answer has come.
+pub fn after(statement: &str) {
+    if cfg!(debug_assertions) {
+        reached::reach("after", statement);
+    }
+}
+
+mod reached {
+    use std::collections::HashMap;
+    use std::io::Write;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    /// What the environment asks for.
+    struct Asked {
+        point: Option<(String, u32)>,
+        log: Option<Mutex<std::fs::File>>,
+        times: Mutex<HashMap<String, u32>>,
+    }
+
+    static ASKED: LazyLock<Option<Asked>> = LazyLock::new(|| {
+        let (point, log) = (std::env::var("PGRECAST_FAULT").ok(), std::env::var_os("PGRECAST_FAULT_LOG"));
+        if point.is_none() && log.is_none() {
+            return None;
+        }
+        let point = point.map(|text| parse(&text));
+        let log = log.and_then(|path| std::fs::File::options().append(true).create(true).open(path).ok());
+        Some(Asked { point, log: log.map(Mutex::new), times: Mutex::default() })
+    });
+
+    /// A point, and the time at which it counts: the first, unless `#N` says otherwise.
+    fn parse(text: &str) -> (String, u32) {
+        match text.rsplit_once(" #").map(|(point, nth)| (point, nth.parse())) {
+            Some((point, Ok(nth))) => (point.to_owned(), nth),
+            Some((_, Err(_))) | None => (text.to_owned(), 1),
+        }
+    }
+
+    pub(super) fn reach(side: &str, statement: &str) {
+        let Some(asked) = &*ASKED else { return };
+        let point = format!("{side} {statement}");
+        let mut times = asked.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = times.entry(point.clone()).or_default();
+        *times += 1;
+        if let (Some(log), 1) = (&asked.log, *times) {
+            // A point that cannot be written down is missed by the test that looks for it.
+            let _ = writeln!(log.lock().unwrap_or_else(PoisonError::into_inner), "{point}");
+        }
+        if asked.point.as_ref().is_some_and(|(wanted, nth)| *wanted == point && nth == times) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+            // The signal is on its way; nothing more may happen.
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::parse;
+
+        #[test]
+        fn a_point_counts_the_first_time_or_the_one_that_is_named() {
+            assert_eq!(parse("after commit chunk"), ("after commit chunk".to_owned(), 1));
+            assert_eq!(parse("before flush upserts #3"), ("before flush upserts".to_owned(), 3));
+            assert_eq!(parse("before half #1 of it"), ("before half #1 of it".to_owned(), 1));
+        }
+    }
+}
