@@ -98,6 +98,11 @@ impl Failure {
         self
     }
 
+    /// Whether it is about what was asked for, and not about what came between: see [`crate::pg::Error::is_judgement`].
+    pub fn is_judgement(&self) -> bool {
+        self.source.as_ref().is_none_or(|e| e.is_judgement())
+    }
+
     /// Adds the detail.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

@@ -20,6 +20,7 @@ use crate::pg::{Literal, Role};
 use crate::plan::tree;
 use crate::plan::types::{Names, Plan, Value};
 use crate::report::{Event, Phase};
+use crate::retry::past_locks;
 use crate::state::{self, Ending, Migration};
 use crate::throttle::throttle;
 
@@ -34,7 +35,7 @@ pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failu
         let oid = format!("SELECT {}::regclass::oid", Literal(&plan.target.name.to_string()));
         let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
         let oid = oid.ok_or_else(|| Failure::failed("the new table was not found"))?;
-        back.source = tree::alone(conn, oid).await?;
+        back.source = past_locks(async || tree::alone(conn, oid).await).await?;
         context.store.keep_plan(context.id, &plan).await?;
     }
     context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Keep).await
@@ -69,7 +70,7 @@ pub struct Following {
 impl Following {
     /// Starts; returns once everything committed before is in the old table, as far as it fits.
     pub async fn start(back: &Arc<Context>, options: &MigrateOptions) -> Result<Following, Failure> {
-        drift::check(back.store.conn(), &back.plan).await?;
+        past_locks(async || drift::check(back.store.conn(), &back.plan).await).await?;
         let fingerprint = drift::read(back.store.conn(), &back.plan.source).await?;
         let (gate, throttle) = throttle(options.throttle.nice);
         let copy = Arc::new(copy::Progress::default());

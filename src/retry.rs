@@ -11,6 +11,19 @@ const ATTEMPTS: u32 = 60;
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Does it again while somebody's lock is in the way. A lost connection is not for here: `work` may be all that uses it.
+pub async fn past_locks<T>(mut work: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut retry = Retry::new();
+    loop {
+        match work().await {
+            Err(failure) if failure.source.as_ref().is_some_and(|e| e.verdict() == Verdict::Retry) => {
+                retry.after_failure(failure).await?;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 /// Counts failures in a row.
 #[derive(Debug, Default)]
 pub struct Retry {

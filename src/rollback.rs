@@ -11,6 +11,7 @@ use crate::keep::{self, Following};
 use crate::pg::Role;
 use crate::preflight;
 use crate::report::{Event, Phase};
+use crate::retry::past_locks;
 use crate::state;
 use crate::ties::Ties;
 
@@ -30,10 +31,7 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option
 }
 
 async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, Failure> {
-    let planner = back.connector.open(Role::Planner).await?;
-    let ties =
-        Ties::read(back.store.conn(), back.plan.source.oid, &back.names.publication(), back.facts.version).await?;
-    preflight::refusal(ties.findings(&planner, &back.plan, back.facts.version).await?)?;
+    past_locks(async || judge(back).await).await?;
     finish::end_former_run(back).await?;
     let following = Following::start(back, options).await?;
     let swapped = async {
@@ -63,6 +61,14 @@ async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, 
         final_keys: figures.final_keys,
     });
     Ok(figures)
+}
+
+/// Whether all that hangs on the new table can be carried back.
+async fn judge(back: &Context) -> Result<(), Failure> {
+    let planner = back.connector.open(Role::Planner).await?;
+    let ties =
+        Ties::read(back.store.conn(), back.plan.source.oid, &back.names.publication(), back.facts.version).await?;
+    preflight::refusal(ties.findings(&planner, &back.plan, back.facts.version).await?)
 }
 
 /// What a rollback that did not come to its end leaves, and what keeps the old table in step again.

@@ -20,7 +20,7 @@ use crate::follow::{self, Follower};
 use crate::monitor::{Board, Monitor};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
-use crate::retry::Retry;
+use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
@@ -226,7 +226,7 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
-        drift::check(context.store.conn(), &context.plan).await?;
+        past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let mut columns = HashMap::new();
         for leaf in context.plan.leaves(&context.names) {

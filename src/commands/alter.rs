@@ -290,12 +290,12 @@ async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Resul
                 .hint("Give settings that a conversion reads, such as TimeZone, DateStyle or lc_monetary."));
         }
         let sql = format!("SET {} = {}", crate::pg::Ident(name), crate::pg::Literal(value));
-        opened
-            .store
-            .conn()
-            .batch("try setting", &format!("BEGIN; {sql}; ROLLBACK"))
-            .await
-            .map_err(|e| Failure::usage(format!("--setting {name}={value}: {}", e.message)))?;
+        opened.store.conn().batch("try setting", &format!("BEGIN; {sql}; ROLLBACK")).await.map_err(|e| {
+            match e.is_judgement() {
+                true => Failure::usage(format!("--setting {name}={value}: {}", e.message)),
+                false => e.into(),
+            }
+        })?;
     }
     Ok(())
 }

@@ -128,6 +128,12 @@ impl Error {
         }
     }
 
+    /// Whether the server has judged the statement itself, and not been kept from it by a lock, a lost connection or somebody
+    /// who cancelled it.
+    pub fn is_judgement(&self) -> bool {
+        self.verdict() == Verdict::Stop && !self.is(&SqlState::QUERY_CANCELED)
+    }
+
     /// Whether a row's value is to blame: data exceptions (class 22) and integrity violations (class 23).
     pub fn is_data(&self) -> bool {
         self.sqlstate.as_ref().is_some_and(|s| s.code().starts_with("22") || s.code().starts_with("23"))
@@ -151,3 +157,21 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str) -> Error {
+        Error { sqlstate: Some(SqlState::from_code(code)), ..Error::client("test", "") }
+    }
+
+    #[test]
+    fn what_came_between_is_no_judgement() {
+        // Syntax error, datatype mismatch, division by zero.
+        assert!(["42601", "42804", "22012"].into_iter().all(|code| answered(code).is_judgement()));
+        // Lock timeout, deadlock, cancelled, too many connections.
+        assert!(!["55P03", "40P01", "57014", "53300"].into_iter().any(|code| answered(code).is_judgement()));
+        assert!(!Error::lost("test", "").is_judgement());
+    }
+}

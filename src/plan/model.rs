@@ -248,6 +248,9 @@ impl Model<'_> {
         // The newline ends a comment that a clause may close with.
         let sql = format!("ALTER TABLE {} {}\n", self.table(), text.join("\n, "));
         self.conn.batch("try clauses", &sql).await.map_err(|e| {
+            if !e.is_judgement() {
+                return e.into();
+            }
             let exit = if e.is(&SqlState::SYNTAX_ERROR) { Exit::Usage } else { Exit::Refused };
             Failure {
                 exit,
@@ -383,11 +386,14 @@ impl Model<'_> {
         }
         let input = using.map_or_else(|| Ident(column).to_string(), |text| format!("({text}\n)"));
         let cast = format!("CAST({input} AS {})", changed.base_type_sql);
-        let qualified = self.qualify(&cast).await.map_err(|e| Failure {
-            exit: Exit::Refused,
-            primary: format!("PostgreSQL refuses the expression: {}", e.primary),
-            detail: Some(format!("The clause is: {}", clause.text)),
-            ..e
+        let qualified = self.qualify(&cast).await.map_err(|e| match e.is_judgement() {
+            true => Failure {
+                exit: Exit::Refused,
+                primary: format!("PostgreSQL refuses the expression: {}", e.primary),
+                detail: Some(format!("The clause is: {}", clause.text)),
+                ..e
+            },
+            false => e,
         });
         let added = qualified?;
         for (old, new) in renamed.iter().rev() {

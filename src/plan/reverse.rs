@@ -67,6 +67,9 @@ fn refused(what: impl Into<String>) -> Failure {
 
 /// Says what the failure is about: the change itself may well be possible.
 fn no_way_back(failure: Failure) -> Failure {
+    if !failure.is_judgement() {
+        return failure;
+    }
     let hint = failure.hint.clone();
     Failure {
         exit: Exit::Refused,

@@ -45,7 +45,7 @@ impl Trial<'_> {
         for (what, statements) in self.probes()? {
             let sql = format!("SAVEPOINT trial; {}", statements.join(";\n"));
             if let Err(e) = self.conn.batch("try tie", &sql).await {
-                if e.connection_lost {
+                if !e.is_judgement() {
                     return Err(e.into());
                 }
                 found.push(Finding::new(

@@ -10,6 +10,7 @@ mod faults;
 mod ground;
 mod harness;
 mod load;
+mod locked;
 mod resume;
 mod rollback;
 mod scenarios;
