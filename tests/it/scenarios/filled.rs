@@ -68,14 +68,16 @@ fn a_reader_sees_it_all_the_time_and_never_an_older_one() {
         }
     };
     let before = dump(&db);
+    // A fast server migrates three times between two of its refreshes.
+    let enough = || reads.load(Ordering::Relaxed) > 100 && refreshes.load(Ordering::Relaxed) > 5;
     beside(4, application, || {
-        for _ in 0..3 {
+        let mut rounds = 0;
+        while rounds < 3 || !enough() {
             command(&db, &["alter", "t", ""]).done();
             finish(&db);
+            rounds += 1;
         }
     });
-    assert!(reads.load(Ordering::Relaxed) > 100, "{reads:?} reads");
-    assert!(refreshes.load(Ordering::Relaxed) > 5, "{refreshes:?} refreshes");
     assert_schema(&db, &before);
 }
 
