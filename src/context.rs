@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::pg::{Conn, Connector, Literal, Verdict};
 use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
+use crate::published::Published;
 use crate::report::{Event, Reporter};
 use crate::state::Store;
 use crate::ties::{Carry, Ties};
@@ -91,6 +92,11 @@ impl Context {
             return Ok(());
         }
         Ok(conn.batch("make statistics", &format!("BEGIN; {}; COMMIT", statements.join(";\n"))).await?)
+    }
+
+    /// What it follows.
+    pub fn published(&self) -> Published<'_> {
+        Published { id: self.id, names: &self.names, source: &self.plan.source }
     }
 
     /// The slot's name.

@@ -5,7 +5,7 @@
 //! old table does not take is not the end: it is said at once, its key waits, and a rollback names it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::MigrateOptions;
 use crate::context::Context;
@@ -153,26 +153,30 @@ pub async fn end(back: &Context, from: state::Phase, to: state::Phase) -> Result
     back.store.set_phase(back.id, from, to).await
 }
 
-/// `None` where the window is over.
+/// `None` where the window is over. The server's clock is read once: one that jumps meanwhile ends no window.
 async fn wait_for_end(back: &Context, options: &MigrateOptions) -> Result<Option<Ending>, Failure> {
-    let window = options.rollback_window.unwrap_or_default().as_secs_f64();
-    let mut said = false;
+    let window = options.rollback_window.unwrap_or_default();
+    let mut ends = None;
     loop {
         let migration = back.store.get(back.id).await?.ok_or_else(|| {
             Failure::failed(format!("migration {} is gone from the control schema", back.id))
                 .hint("It was finished by another session.")
         })?;
-        let left = window - migration.since_swap.unwrap_or(window);
-        if migration.ending.is_some() || left <= 0.0 {
+        let said = ends.is_some();
+        let ends = *ends.get_or_insert_with(|| {
+            let gone = Duration::try_from_secs_f64(migration.since_swap.unwrap_or_default()).unwrap_or_default();
+            Instant::now() + window.saturating_sub(gone)
+        });
+        let left = ends.saturating_duration_since(Instant::now());
+        if migration.ending.is_some() || left.is_zero() {
             return Ok(migration.ending);
         }
         if !said {
-            said = true;
             back.reporter.say(Event::Notice {
                 text: format!(
                     "{} follows for {} more; pgrecast rollback {} swaps back, pgrecast finish {} drops it",
                     back.names.shadow().plain(),
-                    humantime::format_duration(Duration::from_secs(left.ceil() as u64)),
+                    humantime::format_duration(Duration::from_secs(left.as_secs_f64().ceil() as u64)),
                     back.id,
                     back.id
                 ),

@@ -43,6 +43,7 @@ pub mod journal;
 pub mod keep;
 pub mod monitor;
 pub mod prepare;
+pub mod published;
 mod retry;
 pub mod rollback;
 pub mod run;

@@ -16,6 +16,7 @@ use crate::plan::kin;
 use crate::plan::shape::Origin;
 use crate::plan::tree::{self, Node};
 use crate::plan::types::{IdentityChange, Member, Names, Plan};
+use crate::published;
 use crate::report::Event;
 use crate::state::{Phase, Store};
 
@@ -177,7 +178,8 @@ async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let identity: String = identity_sql(&context.plan).into_iter().map(|sql| sql + "; ").collect();
     let publication = publication_sql(&context.plan, &context.names, context.facts.version);
     let past_vacuum = context.past_vacuum(context.plan.whole_source(), context.connector.lock_timeout());
-    let sql = format!("BEGIN; {past_vacuum}; {identity}{publication}; COMMIT");
+    let keep = published::keep_sql(context.id, &context.names.publication());
+    let sql = format!("BEGIN; {past_vacuum}; {identity}{publication}; {keep}; COMMIT");
     let begun = Instant::now();
     loop {
         match conn.batch("create publication", &sql).await {

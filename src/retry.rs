@@ -8,6 +8,9 @@ use crate::pg::{Error, Verdict};
 /// Attempts in a row before giving up.
 const ATTEMPTS: u32 = 60;
 
+/// So many in a row are more than a moment's trouble, and the user is told.
+const WORTH_A_WORD: u32 = 6;
+
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -64,7 +67,10 @@ impl Retry {
             return Err(Failure::from(error)
                 .hint(format!("It was tried {} times; run the same command again to go on.", ATTEMPTS)));
         }
-        tracing::info!(failures = self.failures, %error, "trying again");
+        match self.failures % WORTH_A_WORD {
+            0 => tracing::warn!(failures = self.failures, %error, "trying again"),
+            _ => tracing::info!(failures = self.failures, %error, "trying again"),
+        }
         let pause = Duration::from_millis(20).saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         Ok(())

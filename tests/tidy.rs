@@ -28,6 +28,7 @@ const ROOMS: &[&str] = &[
     "throttle",
     "retry",
     "drift",
+    "published",
     "ties",
     "state",
     "preflight",

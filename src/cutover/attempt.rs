@@ -157,6 +157,7 @@ async fn begin(
     }
     // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
     drift::check(flusher.conn(), &context.plan).await?;
+    context.published().check(flusher.conn(), context.store.conn()).await?;
     check_ties(flusher.conn(), context, &bonds).await?;
     Ok(Ok(Begun { flusher, script, ties, pid }))
 }
@@ -306,7 +307,14 @@ async fn locked(
     if let Some(failure) = unfit(context, follower) {
         return Err(Stop::Failed(failure));
     }
-    if conn.scalar("compare ties", &drift::ties_sql(&context.plan)).await? != *ties {
+    let unchanged = context.published().unchanged_sql();
+    let compared = format!("SELECT ({}), {unchanged}", drift::ties_sql(&context.plan));
+    let now = conn.simple("compare ties", &compared).await?.into_iter().next().unwrap_or_default();
+    if now.get(1).and_then(|v| v.as_deref()) != Some("t") {
+        let failure = context.published().check(conn, context.store.conn()).await.err();
+        return Err(failure.map_or_else(|| Stop::Rolled("a change of the publication".to_owned()), Stop::Failed));
+    }
+    if now.into_iter().next().flatten() != *ties {
         // The next attempt names it, or carries it.
         return Err(Stop::Rolled("a change of the table's grants or dependents".to_owned()));
     }

@@ -13,6 +13,7 @@ use crate::plan::ddl::{self, free_name};
 use crate::plan::shape::{Column, Sequence, Shape};
 use crate::plan::types::{Member, Names, OldNames, Plan};
 use crate::prepare;
+use crate::published;
 use crate::state::{Phase, Store};
 use crate::ties::Carry;
 
@@ -103,6 +104,7 @@ impl Swap<'_> {
             Ident(&self.names.back_publication()),
             prepare::published(back, self.names, self.version).join(", ")
         ));
+        steps.push(published::keep_sql(self.id, &self.names.back_publication()));
         steps
     }
 

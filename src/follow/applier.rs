@@ -179,7 +179,7 @@ impl Applier {
             connector: job.connector.clone(),
             plan: job.plan.clone(),
             slot: job.slot.clone(),
-            publication: job.names.publication(),
+            names: job.names.clone(),
         };
         let reader = tokio::spawn(reader::read(source, sender, heard, view.positions.clone()));
         let (done, outcomes) = mpsc::channel(job.jobs * 2);
@@ -277,11 +277,16 @@ impl Applier {
         }
     }
 
+    /// Why there is no stream any more; where the publication is to blame, that rather than what it led to.
     async fn reader_failed(&mut self) -> Failure {
-        match (&mut self.reader).await {
+        let failure = match (&mut self.reader).await {
             Ok(Err(failure)) => failure,
             Ok(Ok(())) => Failure::failed("the change stream ended"),
-            Err(panic) => Failure::failed(format!("the task that reads the change stream died: {panic}")),
+            Err(panic) => return Failure::failed(format!("the task that reads the change stream died: {panic}")),
+        };
+        match self.look_at_wal().await {
+            Err(changed) if changed.source.is_none() => changed,
+            Ok(()) | Err(_) => failure,
         }
     }
 
@@ -799,12 +804,15 @@ impl Applier {
     }
 
     async fn look_at_wal(&mut self) -> Result<(), Failure> {
-        const SQL: &str = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
-                           pg_snapshot_xmax(pg_current_snapshot())::text";
+        let sql = format!(
+            "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
+             pg_snapshot_xmax(pg_current_snapshot())::text, {}",
+            self.job.published().unchanged_sql()
+        );
         let done = self.done_up_to();
         let mut retry = Retry::new();
         let rows = loop {
-            match self.conn.simple("look at WAL", SQL).await {
+            match self.conn.simple("look at WAL", &sql).await {
                 Ok(rows) => break rows,
                 Err(e) => self.mend(e, &mut retry).await?,
             }
@@ -812,6 +820,9 @@ impl Applier {
         let row = rows.into_iter().next().unwrap_or_default();
         let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
         let lsn = |i: usize| text(i).parse::<Lsn>().map_err(|e| Failure::failed(e.to_string()));
+        if text(3) != "t" {
+            return Err(self.job.published().changed(&self.conn).await);
+        }
         self.near_xid = self.near_xid.max(text(2).parse().unwrap_or(0));
         self.looked_at_wal = Instant::now();
         self.ledger.committed(done, lsn(0)?);

@@ -23,6 +23,7 @@ use crate::copy;
 use crate::error::Failure;
 use crate::pg::Connector;
 use crate::plan::types::{Names, Plan};
+use crate::published::Published;
 use crate::report::Reporter;
 use crate::stream::Key;
 use crate::throttle::Throttle;
@@ -56,6 +57,12 @@ pub struct Job {
     pub unfit: Unfit,
     /// Where that is said.
     pub reporter: Reporter,
+}
+
+impl Job {
+    fn published(&self) -> Published<'_> {
+        Published { id: self.id, names: &self.names, source: &self.plan.source }
+    }
 }
 
 /// What becomes of a changed row that the other table does not take.

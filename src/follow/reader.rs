@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::error::Failure;
 use crate::pg::replication::{Frame, Login, Replication, SlotOptions, Stream};
-use crate::pg::{Connector, Error, Lsn};
+use crate::pg::{Connector, Error, Ident, Lsn};
 use crate::plan::types::{Names, Plan};
+use crate::published;
 use crate::retry::Retry;
 use crate::stream::{Assembler, Event, KeyReader, decode};
 
@@ -33,8 +34,8 @@ pub struct Source {
     pub plan: Arc<Plan>,
     /// The slot.
     pub slot: String,
-    /// The publication.
-    pub publication: String,
+    /// The migration's names.
+    pub names: Names,
 }
 
 /// Positions for whoever shows or checks them.
@@ -110,14 +111,20 @@ fn is_slot_gone(error: &Error) -> bool {
 
 fn slot_gone(source: &Source, error: &Error) -> Failure {
     Failure::failed(format!("replication slot {} cannot be read any more: {}", source.slot, error.message))
-        .detail("Changes may have been missed, so this migration cannot go on.")
-        .hint("Run pgrecast abort and start again; max_slot_wal_keep_size may be too small for the copy.")
+        .detail(match &error.detail {
+            Some(why) => format!("{why} Changes may have been missed, so this migration cannot go on."),
+            None => "Changes may have been missed, so this migration cannot go on.".to_owned(),
+        })
+        .hint(format!(
+            "{} The slot is gone where somebody dropped it, or where max_slot_wal_keep_size was too small.",
+            published::way_out(&source.names)
+        ))
         .caused_by(error)
 }
 
 async fn start(source: &Source, from: Lsn) -> Result<Stream, Error> {
     let replication = connect(&source.connector).await?;
-    let publications = format!("\"{}\"", source.publication.replace('"', "\"\""));
+    let publications = Ident(&source.names.publication()).to_string();
     replication
         .start(
             &source.slot,
@@ -138,6 +145,7 @@ async fn pump(
     let leaves = source.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.oid).collect::<Vec<_>>();
     let reader = KeyReader::new(leaves, source.plan.key_names());
     let mut intake = Intake {
+        names: source.names.clone(),
         assembler: Assembler::new(reader, PART_KEYS),
         held: Vec::new(),
         counted: 0,
@@ -178,6 +186,7 @@ async fn report(stream: &mut Stream, intake: &Intake, safe: &mut watch::Receiver
 
 /// Frames become events.
 struct Intake {
+    names: Names,
     assembler: Assembler,
     held: Vec<Event>,
     /// How many of the events held have been counted, and the keys in them; an event without any counts as one.
@@ -207,7 +216,7 @@ impl Intake {
     fn take(&mut self, frame: Frame) -> Result<bool, Broken> {
         match frame {
             Frame::XLogData { end, data, .. } => {
-                let broken = |why: String| Broken::Stream(unreadable(&why));
+                let broken = |why: String| Broken::Stream(unreadable(&self.names, &why));
                 let message = decode(data).map_err(|e| broken(e.to_string()))?;
                 self.assembler.feed(&message, &mut self.held).map_err(|e| broken(e.to_string()))?;
                 self.received = self.received.max(end);
@@ -225,7 +234,8 @@ impl Intake {
     }
 }
 
-fn unreadable(why: &str) -> Failure {
+fn unreadable(names: &Names, why: &str) -> Failure {
     Failure::failed(format!("the change stream cannot be followed: {why}"))
-        .hint("The table's key, its replica identity or the publication may have been changed: run pgrecast abort and start again.")
+        .detail("The table's key, its replica identity or the publication may have been changed.")
+        .hint(published::way_out(names))
 }

@@ -16,7 +16,7 @@ use crate::plan::types::{OldNames, Plan};
 const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 2;
+const LAYOUT: i32 = 3;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     plan jsonb NOT NULL,
     phase text NOT NULL,
     x0 xid,
+    published text,
+    identities text,
     blocks int8,
     cutover_released boolean NOT NULL DEFAULT false,
     old_table text,

@@ -75,6 +75,11 @@ impl Running {
         })
     }
 
+    /// What standard error has so far.
+    pub fn said(&self) -> String {
+        self.stderr.text()
+    }
+
     /// Ends the program at once, as a crash would.
     pub fn kill(mut self) -> Output {
         self.signal(Signal::SIGKILL);
