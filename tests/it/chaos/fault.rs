@@ -29,8 +29,23 @@ pub enum Fault {
     Lock,
     /// The application empties the table.
     Truncate,
+    /// A prepared transaction that has written stays open.
+    Prepare,
     /// Whoever has a transaction open ends it.
     LetGo,
+    /// Somebody breaks what the migration rests on.
+    Spoil(Spoil),
+}
+
+/// What a migration may not outlive: then it can be aborted, or finished after the swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoil {
+    /// VACUUM FULL of the table: harmless once it is copied.
+    Rewrite,
+    /// The publication is dropped.
+    Publication,
+    /// The slot is.
+    Slot,
 }
 
 impl Fault {
@@ -46,11 +61,15 @@ impl Fault {
             50..60 => Fault::Crash,
             60..67 => Fault::Cut,
             67..73 => Fault::Stall,
-            73..79 => Fault::IdleWriter,
-            79..85 => Fault::LongReader,
-            85..90 => Fault::Lock,
-            90..95 => Fault::Truncate,
-            _ => Fault::LetGo,
+            73..77 => Fault::IdleWriter,
+            77..79 => Fault::Prepare,
+            79..83 => Fault::LongReader,
+            83..87 => Fault::Lock,
+            87..91 => Fault::Truncate,
+            91..95 => Fault::LetGo,
+            95..97 => Fault::Spoil(Spoil::Rewrite),
+            97 => Fault::Spoil(Spoil::Publication),
+            _ => Fault::Spoil(Spoil::Slot),
         }
     }
 
@@ -59,7 +78,8 @@ impl Fault {
         match self {
             Fault::Signal(_) | Fault::EndSession(_) | Fault::CancelSession(_) | Fault::Crash | Fault::Cut => true,
             // The cut-over gives up where it never gets its lock, and a server drops a client that does not answer.
-            Fault::Freeze | Fault::Stall | Fault::IdleWriter | Fault::LongReader | Fault::Lock => true,
+            Fault::Freeze | Fault::Stall | Fault::IdleWriter | Fault::Prepare | Fault::LongReader | Fault::Lock => true,
+            Fault::Spoil(_) => true,
             Fault::Truncate | Fault::LetGo => false,
         }
     }

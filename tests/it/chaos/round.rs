@@ -11,7 +11,7 @@ use crate::harness::load::{Load, Options};
 use crate::harness::wire::Wire;
 use crate::harness::{Db, Output, Running, Session, assert_nothing_left, dump, spawn, wait_for};
 
-use super::fault::Fault;
+use super::fault::{Fault, Spoil};
 use super::table::Table;
 
 /// A goal that is not reached by then, faults or not, is missed.
@@ -41,6 +41,10 @@ pub struct Round<'a> {
     open: Vec<Session>,
     /// What may have ended the runs of now.
     met: Vec<Fault>,
+    /// What the migration rests on was broken.
+    spoiled: bool,
+    /// What a run said is left to do, which was broken.
+    left: Option<Goal>,
 }
 
 /// Where a migration stands; the phase of the control row where there is one.
@@ -69,7 +73,8 @@ impl<'a> Round<'a> {
         if rng.random_bool(0.5) {
             options.extend(["--rollback-window", "1h"]);
         }
-        Round { server, wire, rng, db, table, load, before, filler, options, open: Vec::new(), met: Vec::new() }
+        let (open, met) = (Vec::new(), Vec::new());
+        Round { server, wire, rng, db, table, load, before, filler, options, open, met, spoiled: false, left: None }
     }
 
     /// Everything, to the end.
@@ -84,6 +89,9 @@ impl<'a> Round<'a> {
         let mut reached = goals[0];
         for goal in goals {
             reached = self.reach(*goal);
+            if reached != *goal {
+                break;
+            }
         }
         if reached != Goal::Aborted {
             self.finish();
@@ -108,6 +116,9 @@ impl<'a> Round<'a> {
                 }
             }
             let phase = self.phase();
+            if let Some(left) = self.left.take() {
+                (goal, faults, aborts) = (left, 0, left == Goal::Aborted);
+            }
             if goal == Goal::Aborted && matches!(phase.as_deref(), Some("swapped" | "keep in step" | "complete")) {
                 goal = if self.options.contains(&"--rollback-window") { Goal::Kept } else { Goal::Swapped };
             }
@@ -226,8 +237,12 @@ impl<'a> Round<'a> {
     }
 
     /// A run ends well, or for a reason.
-    fn judge_end(&self, output: Output) {
-        let excused = self.met.iter().any(|met| met.may_end_a_run());
+    fn judge_end(&mut self, output: Output) {
+        let excused = self.spoiled || self.met.iter().any(|met| met.may_end_a_run());
+        if self.spoiled && output.code == Some(1) {
+            let left = [("pgrecast abort", Goal::Aborted), ("pgrecast finish", Goal::Kept)];
+            self.left = left.into_iter().find(|(words, _)| output.stderr.contains(words)).map(|(_, goal)| goal);
+        }
         // SIGTERM and SIGINT kill what has not begun yet.
         let killed = self.met.iter().any(|met| matches!(met, Fault::Signal(_)));
         let may_be = match output.code {
@@ -288,6 +303,16 @@ impl<'a> Round<'a> {
                 self.wire.stall(false);
             }
             Fault::IdleWriter => self.hold(&format!("BEGIN; {}", self.table.idle_write())),
+            Fault::Prepare => {
+                let prepare =
+                    format!("BEGIN; {}; PREPARE TRANSACTION '{}'", self.table.idle_write(), self.rng.random::<u32>());
+                let session = self.db.connect();
+                if session.try_sql(&format!("SET lock_timeout = '1s'; {prepare}")).is_err() {
+                    // One of them has the row already.
+                    let _ = session.try_sql("ROLLBACK");
+                }
+            }
+            Fault::Spoil(spoil) => self.spoil(spoil),
             Fault::LongReader => self.hold("BEGIN; SELECT count(*) FROM t WHERE n > 0"),
             Fault::Lock => {
                 let lock = "SET lock_timeout = '1s'; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(0.3); COMMIT";
@@ -313,7 +338,32 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// As somebody who has the right to, and is not asked; a lock in the way keeps it from happening.
+    fn spoil(&mut self, spoil: Spoil) {
+        let session = self.db.connect();
+        session.sql("SET lock_timeout = '1s'");
+        let ours = "pubname ~ '^pgrecast'";
+        self.spoiled |= match spoil {
+            Spoil::Rewrite => session.try_sql("VACUUM (FULL) t").is_ok(),
+            Spoil::Publication => {
+                let names = session.rows(&format!("SELECT pubname FROM pg_publication WHERE {ours}"));
+                let dropped = names.into_iter().flatten().flatten();
+                dropped.filter(|name| session.try_sql(&format!("DROP PUBLICATION {name}")).is_ok()).count() > 0
+            }
+            Spoil::Slot => {
+                let here = "FROM pg_replication_slots WHERE database = current_database()";
+                session.rows(&format!("SELECT pg_terminate_backend(active_pid) {here} AND active"));
+                session
+                    .try_rows(&format!("SELECT pg_drop_replication_slot(slot_name) {here}"))
+                    .is_ok_and(|r| !r.is_empty())
+            }
+        };
+    }
+
     fn let_go(&mut self) {
+        for gid in self.db.rows("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").concat() {
+            self.db.sql(&format!("COMMIT PREPARED '{}'", gid.unwrap_or_default()));
+        }
         for session in self.open.drain(..) {
             // A crash has ended it already.
             let _ = session.try_sql("COMMIT");
