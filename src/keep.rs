@@ -158,10 +158,7 @@ async fn wait_for_end(back: &Context, options: &MigrateOptions) -> Result<Option
     let window = options.rollback_window.unwrap_or_default();
     let mut ends = None;
     loop {
-        let migration = back.store.get(back.id).await?.ok_or_else(|| {
-            Failure::failed(format!("migration {} is gone from the control schema", back.id))
-                .hint("It was finished by another session.")
-        })?;
+        let migration = back.store.get_again(back.id).await?;
         let said = ends.is_some();
         let ends = *ends.get_or_insert_with(|| {
             let gone = Duration::try_from_secs_f64(migration.since_swap.unwrap_or_default()).unwrap_or_default();

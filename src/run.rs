@@ -176,10 +176,7 @@ impl Run {
     }
 
     async fn again(&self) -> Result<Migration, Failure> {
-        self.context.store.get(self.context.id).await?.ok_or_else(|| {
-            Failure::failed(format!("migration {} is gone from the control schema", self.context.id))
-                .hint("It was aborted or finished by another session.")
-        })
+        self.context.store.get_again(self.context.id).await
     }
 
     /// Everything between prepare and the swap, with the follower and the monitor beside it.
@@ -316,10 +313,7 @@ impl Run {
         }
         if let Some(f) = work.figures.lock().ok().and_then(|f| f.clone()) {
             r.keys_flushed = r.keys_flushed.map(|k| k + f.final_keys);
-            r.cutover.attempts = Some(f.attempts);
-            r.cutover.lock_wait = Some(f.lock_wait.as_secs_f64());
-            r.cutover.write_blocked = Some(f.write_blocked.as_secs_f64());
-            r.cutover.final_keys = Some(f.final_keys);
+            r.cutover = f.told();
         }
     }
 

@@ -11,7 +11,7 @@ use crate::preflight;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::spec::Clauses;
-use crate::state::{Migration, NewMigration, Phase, Store};
+use crate::state::{Migration, NewMigration, Phase};
 use crate::ties::Ties;
 
 /// Migrates, or goes on with the same migration where it was begun before.
@@ -81,7 +81,7 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
         plan: &plan,
     };
     let id = opened.store.register(&new).await?;
-    let migration = again(&opened.store, id).await?;
+    let migration = opened.store.get_again(id).await?;
     Ok(Some((opened, migration, false)))
 }
 
@@ -173,10 +173,6 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
 }
 
-async fn again(store: &Store, id: i32) -> Result<Migration, Failure> {
-    store.get(id).await?.ok_or_else(|| Failure::failed(format!("migration {id} is gone from the control schema")))
-}
-
 /// Runs a registered migration to its end.
 async fn go(
     opened: Opened,
@@ -213,7 +209,7 @@ async fn go(
     let mut run = Run::new(context.clone(), options.clone(), how.until, report);
     let outcome = async {
         context.store.keep_options(migration.id, &options).await?;
-        run.go(again(&context.store, migration.id).await?).await
+        run.go(context.store.get_again(migration.id).await?).await
     }
     .await;
     let (phase, old_table) = match context.store.get(migration.id).await {

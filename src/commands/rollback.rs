@@ -48,10 +48,7 @@ pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
     let outcome = async {
         let forth = opened.take_over(&migration, Ending::Rollback, options.jobs, reporter.clone()).await?;
         // What the one before was at when it let go.
-        let migration = forth.store.get(id).await?.ok_or_else(|| {
-            Failure::failed(format!("migration {id} is gone from the control schema"))
-                .hint("It was finished by another session.")
-        })?;
+        let migration = forth.store.get_again(id).await?;
         let back = keep::way_back(&forth, &migration)?;
         reporter.say(Event::Started {
             id: i64::from(id),
@@ -66,10 +63,7 @@ pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
     let (outcome, replaced) = match outcome.await {
         Ok((figures, replaced)) => {
             if let Some(f) = figures {
-                report.cutover.attempts = Some(f.attempts);
-                report.cutover.lock_wait = Some(f.lock_wait.as_secs_f64());
-                report.cutover.write_blocked = Some(f.write_blocked.as_secs_f64());
-                report.cutover.final_keys = Some(f.final_keys);
+                report.cutover = f.told();
             }
             (Ok(()), replaced)
         }

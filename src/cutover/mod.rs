@@ -28,7 +28,7 @@ use crate::error::{Exit, Failure};
 use crate::flush::Flusher;
 use crate::follow::Follower;
 use crate::pg::Role;
-use crate::report::Event;
+use crate::report::{CutoverFigures, Event};
 
 /// The longest pause between two attempts: soon after a blocker's end the table is swapped.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -44,6 +44,18 @@ pub struct Figures {
     pub write_blocked: Duration,
     /// Keys flushed while the lock was held.
     pub final_keys: u64,
+}
+
+impl Figures {
+    /// As the report has them.
+    pub fn told(&self) -> CutoverFigures {
+        CutoverFigures {
+            attempts: Some(self.attempts),
+            lock_wait: Some(self.lock_wait.as_secs_f64()),
+            write_blocked: Some(self.write_blocked.as_secs_f64()),
+            final_keys: Some(self.final_keys),
+        }
+    }
 }
 
 /// Swaps.

@@ -227,6 +227,17 @@ impl Store {
         Ok(self.list().await?.into_iter().find(|m| m.id == id))
     }
 
+    /// One that was there a moment ago.
+    ///
+    /// # Errors
+    /// Exit 1 where it is there no more.
+    pub async fn get_again(&self, id: i32) -> Result<Migration, Failure> {
+        self.get(id).await?.ok_or_else(|| {
+            Failure::failed(format!("migration {id} is gone from the control schema"))
+                .hint("It was aborted or finished by another session.")
+        })
+    }
+
     /// Takes the lease; it lasts as long as this connection.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::load::{Load, LoadReport, Options, Shape};
 use crate::harness::migration::{SOON, WIDEN, assert_widened, command, finish, phase_of, widen};
 use crate::harness::proxy::{Cut, Proxy};
-use crate::harness::{Db, Running, Session, beside, own_server, server, spawn, wait_for};
+use crate::harness::{Db, Running, Session, beside, server, spawn, vacuuming_server, wait_for};
 
 /// The longest that a client's statement may wait while a reader or a vacuum is in the way.
 const LONGEST_WAIT: Duration = Duration::from_millis(300);
@@ -176,14 +176,7 @@ fn readers_that_come_and_go_make_nobody_wait_long() {
 
 #[test]
 fn an_autovacuum_at_work_yields() {
-    let server = own_server(&[
-        ("autovacuum_naptime", "1s"),
-        ("autovacuum_vacuum_threshold", "20000"),
-        ("autovacuum_vacuum_insert_threshold", "-1"),
-        ("autovacuum_vacuum_scale_factor", "0"),
-        ("autovacuum_vacuum_cost_delay", "100ms"),
-        ("autovacuum_vacuum_cost_limit", "20"),
-    ]);
+    let server = vacuuming_server();
     let db = Db::on(&server);
     let load = table(&db, 107);
     db.sql("ALTER TABLE t ADD filler text");

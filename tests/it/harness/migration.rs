@@ -86,6 +86,16 @@ pub fn wait_until(db: &Db, what: &str, query: &str, value: &str) {
     });
 }
 
+/// Releases the cut-over of a run that waits for it, and kills the run after the swap, before its clean-up.
+pub fn kill_behind_the_swap(db: &Db, running: Running) {
+    // The clean-up comes to the journal first.
+    let holder = db.connect();
+    holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", journal_tables(db)));
+    command(db, &["cutover"]).wait().ended(0);
+    wait_until(db, "the swap", "SELECT phase FROM pgrecast.migration", "swapped");
+    running.kill();
+}
+
 /// Finishes the only migration, and sees that nothing of ours is left.
 pub fn finish(db: &Db) {
     let id = db.query_one_text("SELECT id FROM pgrecast.migration");

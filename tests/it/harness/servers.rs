@@ -33,6 +33,18 @@ pub fn own_server(settings: &[(&str, &str)]) -> Server {
     started.unwrap_or_else(|e| panic!("no server from {}: {e}\n{}", bin.display(), e.detail.as_deref().unwrap_or("")))
 }
 
+/// A server whose autovacuum comes at once where 20 000 rows are dead, and takes long.
+pub fn vacuuming_server() -> Server {
+    own_server(&[
+        ("autovacuum_naptime", "1s"),
+        ("autovacuum_vacuum_threshold", "20000"),
+        ("autovacuum_vacuum_insert_threshold", "-1"),
+        ("autovacuum_vacuum_scale_factor", "0"),
+        ("autovacuum_vacuum_cost_delay", "100ms"),
+        ("autovacuum_vacuum_cost_limit", "20"),
+    ])
+}
+
 /// The programs of the server under test.
 pub fn test_bin() -> PathBuf {
     std::env::var_os("PGRECAST_TEST_BIN").map(PathBuf::from).or_else(find_installed).expect(

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::only_migration;
 use super::twins::difference;
 use crate::harness::migration::{SOON, command, finish, wait_until};
-use crate::harness::{Db, Running, Session, assert_nothing_left, beside, dump, own_server, server, spawn, wait_for};
+use crate::harness::{
+    Db, Running, Session, assert_nothing_left, beside, dump, server, spawn, vacuuming_server, wait_for,
+};
 
 const SETUP: &str = "
     CREATE TABLE t (id int PRIMARY KEY, n int, at timestamptz);
@@ -263,14 +265,7 @@ fn it_is_filled_with_the_settings_of_the_role() {
 
 #[test]
 fn an_autovacuum_of_one_yields() {
-    let server = own_server(&[
-        ("autovacuum_naptime", "1s"),
-        ("autovacuum_vacuum_threshold", "20000"),
-        ("autovacuum_vacuum_insert_threshold", "-1"),
-        ("autovacuum_vacuum_scale_factor", "0"),
-        ("autovacuum_vacuum_cost_delay", "100ms"),
-        ("autovacuum_vacuum_cost_limit", "20"),
-    ]);
+    let server = vacuuming_server();
     let db = Db::on(&server);
     db.sql(
         "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 30000);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::role;
 use super::twins::Twins;
-use crate::harness::migration::{command, finish, journal_tables, wait_until};
+use crate::harness::migration::{command, finish, kill_behind_the_swap};
 use crate::harness::{Db, beside, pgrecast};
 
 /// A table with a key that becomes wider, and rows.
@@ -87,16 +87,10 @@ fn a_run_that_dies_before_it_validates_is_completed_by_the_next() {
     db.sql("CREATE TABLE child (t_id int REFERENCES t); INSERT INTO child SELECT id FROM t");
     let running = command(&db, &["alter", "t", "ALTER id TYPE bigint", "--postpone-cutover"]);
     running.wait_for_waiting("pgrecast cutover");
-    // The clean-up comes to the journal first.
-    let holder = db.connect();
-    holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", journal_tables(&db)));
-    command(&db, &["cutover"]).wait().ended(0);
-    wait_until(&db, "the swap", "SELECT phase FROM pgrecast.migration", "swapped");
-    running.kill();
+    kill_behind_the_swap(&db, running);
     let validated = "SELECT convalidated FROM pg_constraint WHERE conname = 'child_t_id_fkey'";
     assert_eq!(db.query_one_text(validated), "f");
     assert!(db.connect().try_sql("INSERT INTO child VALUES (-1)").is_err(), "new rows are checked at once");
-    holder.sql("ROLLBACK");
     command(&db, &["resume"]).done();
     assert_eq!(db.query_one_text(validated), "t");
     finish(&db);

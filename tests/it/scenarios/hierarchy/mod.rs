@@ -5,7 +5,7 @@ mod partitions;
 
 use super::only_migration;
 use super::twins::difference;
-use crate::harness::migration::{command, finish, journal_tables, wait_until};
+use crate::harness::migration::{command, finish, kill_behind_the_swap};
 use crate::harness::{Db, assert_nothing_left, dump, pgrecast, server, spawn};
 
 /// Rewrites these tables, and sees that the schema is the same at the end.
@@ -121,13 +121,7 @@ fn a_run_that_was_killed_goes_on_and_one_that_is_given_up_leaves_nothing() {
         assert_ne!(left, all);
         let running = command(&db, &["resume"]);
         running.wait_for_waiting("pgrecast cutover");
-        // The clean-up comes to the journal first.
-        let holder = db.connect();
-        holder.sql(&format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", journal_tables(&db)));
-        command(&db, &["cutover"]).wait().ended(0);
-        wait_until(&db, "the swap", "SELECT phase FROM pgrecast.migration", "swapped");
-        running.kill();
-        holder.sql("ROLLBACK");
+        kill_behind_the_swap(&db, running);
         command(&db, &["resume"]).done();
         finish(&db);
         assert_eq!(rows(), left, "{table}");
