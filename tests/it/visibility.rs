@@ -7,7 +7,7 @@ use pgrecast::demo::Server;
 
 use crate::harness::load::{Load, Options, Shape};
 use crate::harness::migration::{SOON, assert_widened, command, finish, phase_of, wait_until, widen};
-use crate::harness::{Db, Session, own_server};
+use crate::harness::{Db, Session, dump, own_server};
 
 fn absent_standby(db: &Db) {
     db.sql("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
@@ -100,6 +100,33 @@ fn a_change_in_the_stream_that_no_snapshot_sees_is_kept_until_one_does() {
     running.done();
     assert_eq!(db.query_one_text(OURS), "-1 -1 new, -4 -3 old");
     assert_migrated(&db, load);
+}
+
+#[test]
+fn on_the_way_back_it_is_kept_as_well() {
+    let (_server, db, load) = stage();
+    absent_standby(&db);
+    let before = dump(&db);
+    let running = widen(&db, &["--rollback-window", "1h"]);
+    running
+        .wait_for_event("the window", SOON, |e| e["event"] == "notice" && e.to_string().contains("pgrecast rollback"));
+    let waiting =
+        Waiting::start(&db, "BEGIN; UPDATE t SET v = 'new' WHERE id = -1; DELETE FROM t WHERE id = -2; COMMIT");
+    load.wait_for_more(100, SOON);
+    let mut rollback = command(&db, &["rollback", "1"]);
+    running.wait();
+    load.wait_for_more(200, SOON);
+    assert!(!rollback.is_over());
+    assert_eq!(db.query_one_text(OURS), "-1 -1 old, -2 -2 old, -3 -3 old", "nobody sees it yet");
+    assert_eq!(phase_of(&db), "keep in step");
+    waiting.release(&db);
+    rollback.wait().ended(0);
+    assert_eq!(db.query_one_text(OURS), "-1 -1 new, -3 -3 old");
+    load.wait_for_more(100, SOON);
+    db.sql("DELETE FROM t WHERE id < 0");
+    load.stop().assert_kept(&db, &Shape::plain().select_all());
+    finish(&db);
+    assert_eq!(dump(&db), before);
 }
 
 #[test]
