@@ -76,7 +76,12 @@ fn each(command: Command, points: &[String], must: Must) {
         for _ in 0..LANES.min(points.len()) {
             scope.spawn(|| {
                 let server = own_server(&[]);
-                while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(point) = points.get(n) else { break };
+                    if n > 0 && n.is_multiple_of(50) {
+                        eprintln!("{command:?}: {n} of {} points", points.len());
+                    }
                     let case = || Case::new(&server, point).run(command, must);
                     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)) {
                         Ok(Died::There) => {}
