@@ -25,7 +25,7 @@ use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
-use crate::{fill, finish, index, keep, prepare, rollback};
+use crate::{fill, finish, index, keep, prepare, rollback, slot};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -223,6 +223,7 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
+        slot::check(&context).await?;
         past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let mut columns = HashMap::new();
@@ -241,6 +242,7 @@ impl Run {
             names: context.names.clone(),
             columns: fingerprint.columns.clone(),
             slot: context.slot(),
+            failover: context.failover,
             jobs,
             copy: copy.clone(),
             throttle: throttle.clone(),
@@ -325,6 +327,7 @@ impl Run {
             return Ok(());
         }
         let conn = context.connector.open(Role::Control).await?;
+        slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
