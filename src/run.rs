@@ -323,10 +323,10 @@ impl Run {
     async fn clean_up(&self) -> Result<(), Failure> {
         let context = &self.context;
         let migration = self.again().await?;
-        if migration.phase != state::Phase::Swapped {
-            return Ok(());
-        }
         let conn = context.connector.open(Role::Control).await?;
+        if migration.phase != state::Phase::Swapped {
+            return self.drop_synchronized(&migration, &conn).await;
+        }
         slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
@@ -339,6 +339,18 @@ impl Run {
         match migration.plan.back {
             Some(_) => keep::begin(context, &migration).await,
             None => context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await,
+        }
+    }
+
+    /// A standby may have been promoted before it heard that a slot was dropped.
+    async fn drop_synchronized(&self, migration: &Migration, conn: &Conn) -> Result<(), Failure> {
+        if !self.context.failover {
+            return Ok(());
+        }
+        finish::drop_stream(&self.context, conn).await?;
+        match migration.phase.is_last() {
+            true => finish::drop_way_back(&self.context, conn).await,
+            false => Ok(()),
         }
     }
 

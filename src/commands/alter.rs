@@ -230,6 +230,7 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
     }
     let remains = match phase {
         None => "Nothing was left behind.".to_owned(),
+        Some(Phase::Keep) if failure.hint.as_ref().is_some_and(|h| h.contains("pgrecast finish")) => return failure,
         Some(Phase::Keep) => format!(
             "The tables are swapped, and the slot of the way back holds WAL: pgrecast resume {id} keeps the old table in step again, pgrecast finish {id} drops it."
         ),

@@ -1,0 +1,363 @@
+//! A primary dies under traffic, its standby is promoted, and the migration goes on there (`--failover-slot`).
+//!
+//! What the application wrote and the standby did not get is lost with the primary, as with every asynchronous standby. So
+//! what counts is that the tables agree with each other.
+
+use std::path::PathBuf;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgrecast::demo::Server;
+
+use crate::harness::load::{Load, Options, Shape};
+use crate::harness::migration::{SOON, assert_widened, command, finish, phase_of, wait_until, widen};
+use crate::harness::wire::Wire;
+use crate::harness::{
+    Db, Output, Running, Session, assert_nothing_left, beside, own_server, spawn, standby_of, wait_for,
+};
+
+/// The physical slot that the standby streams from.
+const STANDBY: &str = "standby";
+
+/// Rows that make the copy several chunks long.
+const FILLER: &str = "INSERT INTO t (id, v) SELECT -n, repeat('x', 1000) FROM generate_series(2, 12000) n";
+
+/// A primary and a standby that may be promoted, with a table of the load's.
+struct Pair {
+    primary: Server,
+    standby: Server,
+    db: Db,
+}
+
+impl Pair {
+    /// `None` on servers that have no failover slots, which `scenarios::refused` is about.
+    fn start(settings: &[(&str, &str)]) -> Option<Pair> {
+        let primary = own_server(&[]);
+        let db = Db::on(&primary);
+        if db.major() < 17 {
+            return None;
+        }
+        db.sql(&format!("SELECT pg_create_physical_replication_slot('{STANDBY}', true)"));
+        synchronized(&db, STANDBY);
+        let standby = standby_of(&primary, STANDBY, settings);
+        let streams = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{STANDBY}'");
+        wait_until(&db, "the standby", &streams, "t");
+        db.sql(Shape::plain_ddl());
+        Some(Pair { primary, standby, db })
+    }
+
+    /// Waits until the standby has a slot of ours for good.
+    fn wait_for_slot(&self, ending: &str) {
+        let standby = Session::connect(&self.standby.dsn());
+        let there = "SELECT slot_name || CASE WHEN temporary THEN ', temporary' ELSE ', synced' END FROM pg_replication_slots \
+                     WHERE synced AND slot_name LIKE 'pgrecast%'";
+        wait_for("the slot on the standby", SOON, || {
+            // The server does both by itself, every 15 s or so and every 30 s at the latest.
+            self.db.sql("SELECT pg_log_standby_snapshot()");
+            standby.sql("SELECT pg_reload_conf()");
+            let slots: Vec<String> = standby.rows(there).into_iter().flatten().flatten().collect();
+            if slots.iter().any(|slot| slot.ends_with(&format!("{ending}, synced"))) {
+                Ok(())
+            } else {
+                Err(slots.join("; "))
+            }
+        });
+    }
+
+    /// The program and the primary die at once, and the standby takes over.
+    fn fail_over(mut self, running: Running) -> Promoted {
+        self.primary.stop_immediate();
+        running.kill();
+        Promoted::new(self.standby, &self.db)
+    }
+}
+
+/// Names the standbys that may be promoted.
+fn synchronized(db: &Db, slots: &str) {
+    db.sql(&format!("ALTER SYSTEM SET synchronized_standby_slots = '{slots}'"));
+    db.sql("SELECT pg_reload_conf()");
+    wait_until(db, "the setting", "SHOW synchronized_standby_slots", slots);
+}
+
+/// What was the standby.
+struct Promoted {
+    db: Db,
+    _server: Server,
+}
+
+impl Promoted {
+    fn new(server: Server, before: &Db) -> Promoted {
+        // It may just be recovering.
+        let db = wait_for("the standby", SOON, || match Session::try_connect(&server.dsn()) {
+            Ok(_) => Ok(before.on_standby(&server)),
+            Err(e) => Err(e.to_string()),
+        });
+        assert_eq!(db.query_one_text("SELECT pg_promote()"), "t");
+        Promoted { db, _server: server }
+    }
+
+    /// Does `work` while the application writes.
+    fn under_traffic<T>(&self, work: impl FnOnce(&dyn Fn()) -> T) -> T {
+        let rounds = std::sync::atomic::AtomicU32::new(0);
+        let count = || rounds.load(std::sync::atomic::Ordering::Relaxed);
+        let more = || {
+            let target = count() + 30;
+            wait_for("writes", SOON, || if count() >= target { Ok(()) } else { Err(count().to_string()) });
+        };
+        let traffic = |_, goes_on: &dyn Fn() -> bool| {
+            let session = self.db.connect();
+            for n in 1.. {
+                if !goes_on() {
+                    break;
+                }
+                session.sql(&format!(
+                    "INSERT INTO t (id, v) VALUES (1000000 + {n}, 'after'); \
+                     UPDATE t SET v = 'after', n = {n} WHERE id IN (SELECT id FROM t ORDER BY id DESC OFFSET {n} * 7 % 500 LIMIT 5); \
+                     DELETE FROM t WHERE id = (SELECT min(id) FROM t); \
+                     UPDATE t SET id = 2000000 + {n} WHERE id = (SELECT min(id) FROM t WHERE id > 0); \
+                     SELECT pg_sleep(0.005)"
+                ));
+                rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        beside(1, traffic, || work(&more))
+    }
+
+    /// Panics unless two tables hold the same rows, and some.
+    fn assert_same(&self, one: &str, other: &str) {
+        let less = |a: &str, b: &str| format!("(SELECT id, u, v, n FROM {a} EXCEPT ALL SELECT id, u, v, n FROM {b})");
+        let count = |from: &str| self.db.query_one_text(&format!("SELECT count(*) FROM {from} AS rows"));
+        assert_ne!(count(one), "0");
+        assert_eq!(count(&less(one, other)), "0", "rows of {one} that {other} does not have");
+        assert_eq!(count(&less(other, one)), "0", "rows of {other} that {one} does not have");
+    }
+
+    /// A run that must end with an error, about this and with this to do.
+    fn assert_ends(&self, args: &[&str], words: &[&str]) {
+        assert_ends(&command(&self.db, args).wait(), words);
+    }
+}
+
+fn assert_ends(output: &Output, words: &[&str]) {
+    output.ended(1);
+    for word in words {
+        assert!(output.stderr.contains(word), "{word:?} is not in\n{}", output.stderr);
+    }
+}
+
+/// The number of the only migration.
+fn id(db: &Db) -> String {
+    db.query_one_text("SELECT id FROM pgrecast.migration")
+}
+
+fn keeping(running: &Running) {
+    running.wait_for_event("the old table that follows", SOON, |e| {
+        e["event"] == "notice" && e["text"].as_str().is_some_and(|t| t.contains("pgrecast rollback"))
+    });
+}
+
+/// A file that stops copy and flush while it is there.
+fn throttle() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("throttle");
+    (place, file)
+}
+
+#[test]
+fn in_the_copy() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    pair.db.sql(FILLER);
+    let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(901));
+    let (_place, file) = throttle();
+    let held = file.to_string_lossy().into_owned();
+    let running =
+        widen(&pair.db, &["--failover-slot", "--postpone-cutover", "--nice", "100", "--throttle-file", &held]);
+    running.wait_for_phase("copy");
+    wait_until(&pair.db, "chunks", "SELECT count(*) > 1 FROM pgrecast.chunk", "t");
+    std::fs::write(&file, "").expect("the throttle file");
+    running.wait_for_event("the throttle", SOON, |e| e["event"] == "throttled");
+    pair.wait_for_slot("_1");
+    load.wait_for_more(100, SOON);
+    let promoted = pair.fail_over(running);
+    drop(load);
+    let db = &promoted.db;
+    assert_eq!(phase_of(db), "copy");
+    assert_ne!(db.query_one_text("SELECT count(*) FROM pgrecast.chunk"), "0");
+    std::fs::remove_file(&file).expect("the throttle file");
+    let running = promoted.under_traffic(|more| {
+        let running = command(db, &["resume", "--nice", "0"]);
+        running.wait_for_waiting("pgrecast cutover");
+        more();
+        running
+    });
+    command(db, &["cutover"]).wait().ended(0);
+    let report = running.done();
+    assert_eq!(report["verify"]["differences"], 0);
+    promoted.assert_same("t", "t_old");
+    assert_widened(db);
+    finish(db);
+}
+
+#[test]
+fn nothing_is_confirmed_that_the_standby_does_not_have() {
+    let Some(mut pair) = Pair::start(&[]) else { return };
+    let db = &pair.db;
+    db.sql("INSERT INTO t (id, v) SELECT n, 'old' FROM generate_series(1, 100) n");
+    let running = widen(db, &["--failover-slot", "--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    pair.wait_for_slot("_1");
+
+    // A change that the standby has, and whose flush it has not.
+    let holder = db.connect();
+    holder.sql("BEGIN; LOCK TABLE pgrecast.shadow_1 IN SHARE MODE");
+    let change = db.query_one_text("UPDATE t SET v = 'new' WHERE id = 7 RETURNING pg_current_wal_insert_lsn()");
+    let received = format!(
+        "SELECT restart_lsn > '{change}' AND pg_current_wal_flush_lsn() = restart_lsn FROM pg_replication_slots \
+         WHERE slot_name = '{STANDBY}'"
+    );
+    wait_until(db, "the change on the standby", &received, "t");
+    let receiver = Session::connect(&pair.standby.dsn()).query_one_text("SELECT pid FROM pg_stat_wal_receiver");
+    let receiver = Pid::from_raw(receiver.parse().expect("a process"));
+    kill(receiver, Signal::SIGSTOP).expect("the receiver runs");
+    holder.sql("ROLLBACK");
+    wait_until(db, "the flush", "SELECT v FROM pgrecast.shadow_1 WHERE id = 7", "new");
+    wait_until(db, "the note of it", &format!("SELECT done > '{change}' FROM pgrecast.slot"), "t");
+    for _ in 0..4 {
+        look_at_wal(db);
+    }
+    let confirmed =
+        format!("SELECT confirmed_flush_lsn > '{change}' FROM pg_replication_slots WHERE slot_name LIKE 'pgrecast%'");
+    assert_eq!(db.query_one_text(&confirmed), "f", "confirmed, though the standby has no flush of it");
+
+    // The standby never gets the rest: its receiver goes with what is on its way.
+    pair.primary.stop_immediate();
+    running.kill();
+    kill(receiver, Signal::SIGKILL).expect("the receiver is there");
+    let promoted = Promoted::new(pair.standby, &pair.db);
+    let db = &promoted.db;
+    assert_eq!(phase_of(db), "ready");
+    assert_eq!(db.query_one_text("SELECT v FROM t WHERE id = 7"), "new");
+    assert_eq!(db.query_one_text("SELECT v FROM pgrecast.shadow_1 WHERE id = 7"), "old");
+    let running = command(db, &["resume"]);
+    running.wait_for_waiting("pgrecast cutover");
+    command(db, &["cutover"]).wait().ended(0);
+    running.done();
+    promoted.assert_same("t", "t_old");
+    assert_widened(db);
+    finish(db);
+}
+
+/// Waits until the run has looked once more at how far the WAL is.
+fn look_at_wal(db: &Db) {
+    let looked = "SELECT max(query_start)::text FROM pg_stat_activity WHERE query LIKE 'BEGIN; UPDATE pgrecast.slot%'";
+    let before = db.query_one_text(looked);
+    wait_for("another look at the WAL", SOON, || {
+        let now = db.query_one_text(looked);
+        if now == before { Err(now) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn while_the_old_table_follows() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(903));
+    let running = widen(&pair.db, &["--failover-slot", "--rollback-window", "10m"]);
+    keeping(&running);
+    pair.wait_for_slot("_back");
+    load.wait_for_more(100, SOON);
+    let promoted = pair.fail_over(running);
+    drop(load);
+    let db = &promoted.db;
+    assert_eq!(phase_of(db), "keep in step");
+    let running = promoted.under_traffic(|more| {
+        let running = command(db, &["resume"]);
+        keeping(&running);
+        more();
+        running
+    });
+    command(db, &["rollback", &id(db)]).wait().done();
+    running.done();
+    promoted.assert_same("t", "t_new");
+    finish(db);
+}
+
+#[test]
+fn a_standby_without_the_slot_says_so_and_loses_nothing() {
+    let Some(pair) = Pair::start(&[("sync_replication_slots", "off")]) else { return };
+    let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(904));
+    let running = widen(&pair.db, &["--failover-slot", "--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    wait_until(&pair.db, "the phase", "SELECT phase FROM pgrecast.migration", "ready");
+    let at = pair.db.query_one_text("SELECT pg_current_wal_insert_lsn()");
+    let received = format!("SELECT restart_lsn > '{at}' FROM pg_replication_slots WHERE slot_name = '{STANDBY}'");
+    wait_until(&pair.db, "the phase on the standby", &received, "t");
+    let promoted = pair.fail_over(running);
+    drop(load);
+    promoted.assert_ends(&["resume"], &["is not on this server", "synced", "Nothing is lost", "pgrecast abort 1"]);
+    command(&promoted.db, &["abort"]).wait().ended(0);
+    assert_nothing_left(&promoted.db);
+    assert_ne!(promoted.db.query_one_text("SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn a_slot_that_is_ahead_of_the_tables_ends_the_run() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let db = &pair.db;
+    let running = widen(db, &["--failover-slot", "--rollback-window", "10m"]);
+    keeping(&running);
+    // What it was begun with belongs to it.
+    command(db, &["alter", "t", crate::harness::migration::WIDEN, "--rollback-window", "10m"]).wait().ended(3);
+    running.kill();
+    // As if the slot had been synchronized, and what was done before it was confirmed had not come.
+    let advance = "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots \
+                   WHERE slot_name LIKE 'pgrecast%' AND NOT active";
+    wait_for("the slot", SOON, || {
+        db.sql("INSERT INTO t (id) SELECT coalesce(max(id), 0) + 1 FROM t");
+        match db.try_rows(advance) {
+            Ok(rows) if rows.len() == 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_ends(&command(db, &["resume"]).wait(), &["is ahead of the tables", "Nothing is lost", "pgrecast finish 1"]);
+    finish(db);
+}
+
+#[test]
+fn an_address_that_leads_to_another_server_ends_the_run() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let db = &pair.db;
+    let wire = Wire::to(pair.primary.port());
+    let through = wire.dsn(db.dsn(), pair.primary.port());
+    let args =
+        ["alter", "t", crate::harness::migration::WIDEN, "--failover-slot", "--postpone-cutover", "--format", "json"];
+    let running = spawn(&through, &args);
+    running.wait_for_waiting("pgrecast cutover");
+    pair.wait_for_slot("_1");
+    wire.lead_to(pair.standby.port());
+    let promoted = Promoted::new(pair.standby, db);
+    // The one it began on is alive, and so is the lease there.
+    db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgrecast stream'");
+    assert_ends(&running.wait(), &["another server answers than the one this run began on"]);
+    // The same command goes on where the address leads now.
+    let again = spawn(&through, &["resume", "--format", "json"]);
+    again.wait_for_waiting("pgrecast cutover");
+    command(&promoted.db, &["cutover"]).wait().ended(0);
+    again.done();
+    assert_widened(&promoted.db);
+    finish(&promoted.db);
+}
+
+#[test]
+fn without_a_standby_that_streams_it_is_refused() {
+    let server = own_server(&[]);
+    let db = Db::on(&server);
+    if db.major() < 17 {
+        return;
+    }
+    db.sql(Shape::plain_ddl());
+    synchronized(&db, "nobody");
+    let refused = widen(&db, &["--failover-slot"]).wait();
+    refused.ended(3);
+    assert!(refused.stderr.contains("no standby streams from nobody"), "{}", refused.stderr);
+    assert_nothing_left(&db);
+}
