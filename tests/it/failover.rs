@@ -49,18 +49,18 @@ impl Pair {
     /// Waits until the standby has a slot of ours for good.
     fn wait_for_slot(&self, ending: &str) {
         let standby = Session::connect(&self.standby.dsn());
-        let there = "SELECT slot_name || CASE WHEN temporary THEN ', temporary' ELSE ', synced' END FROM pg_replication_slots \
-                     WHERE synced AND slot_name LIKE 'pgrecast%'";
+        let there = format!(
+            "SELECT slot_name, temporary FROM pg_replication_slots WHERE synced AND slot_name LIKE 'pgrecast%{ending}'"
+        );
         wait_for("the slot on the standby", SOON, || {
+            let slots = standby.rows(&there);
+            if slots.iter().any(|slot| slot[1].as_deref() == Some("f")) {
+                return Ok(());
+            }
             // The server does both by itself, every 15 s or so and every 30 s at the latest.
             self.db.sql("SELECT pg_log_standby_snapshot()");
             standby.sql("SELECT pg_reload_conf()");
-            let slots: Vec<String> = standby.rows(there).into_iter().flatten().flatten().collect();
-            if slots.iter().any(|slot| slot.ends_with(&format!("{ending}, synced"))) {
-                Ok(())
-            } else {
-                Err(slots.join("; "))
-            }
+            Err(format!("{slots:?}"))
         });
     }
 
@@ -165,7 +165,8 @@ fn throttle() -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn in_the_copy() {
-    let Some(pair) = Pair::start(&[]) else { return };
+    // As where both servers have one configuration.
+    let Some(pair) = Pair::start(&[("synchronized_standby_slots", STANDBY)]) else { return };
     pair.db.sql(FILLER);
     let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(901));
     let (_place, file) = throttle();
@@ -186,6 +187,8 @@ fn in_the_copy() {
     std::fs::remove_file(&file).expect("the throttle file");
     let running = promoted.under_traffic(|more| {
         let running = command(db, &["resume", "--nice", "0"]);
+        running.wait_for_waiting("the standby of standby");
+        synchronized(db, "");
         running.wait_for_waiting("pgrecast cutover");
         more();
         running
@@ -198,46 +201,78 @@ fn in_the_copy() {
     finish(db);
 }
 
-#[test]
-fn nothing_is_confirmed_that_the_standby_does_not_have() {
-    let Some(mut pair) = Pair::start(&[]) else { return };
-    let db = &pair.db;
-    db.sql("INSERT INTO t (id, v) SELECT n, 'old' FROM generate_series(1, 100) n");
-    let running = widen(db, &["--failover-slot", "--postpone-cutover"]);
+/// A standby that has a change, and whose receiver stands still before it has the flush of it.
+struct StandStill {
+    /// What tells a position past the change.
+    past: String,
+    receiver: Pid,
+    /// Keeps a later change from being flushed, so that nothing is done beyond the first.
+    _later: Session,
+}
+
+impl StandStill {
+    fn new(pair: &Pair) -> StandStill {
+        let db = &pair.db;
+        let (holder, later) = (db.connect(), db.connect());
+        holder.sql("BEGIN; LOCK TABLE pgrecast.shadow_1 IN SHARE MODE");
+        later.sql("BEGIN; SELECT FROM pgrecast.shadow_1 WHERE id = 8 FOR UPDATE");
+        let change = db.query_one_text("UPDATE t SET v = 'new' WHERE id = 7 RETURNING pg_current_wal_insert_lsn()");
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'pgrecast flusher' AND wait_event_type = 'Lock'";
+        wait_until(db, "its flusher", waits, "t");
+        db.sql("UPDATE t SET v = 'new' WHERE id = 8");
+        let received = format!(
+            "SELECT restart_lsn > '{change}' AND pg_current_wal_flush_lsn() = restart_lsn FROM pg_replication_slots \
+             WHERE slot_name = '{STANDBY}'"
+        );
+        wait_until(db, "the changes on the standby", &received, "t");
+        let receiver = Session::connect(&pair.standby.dsn()).query_one_text("SELECT pid FROM pg_stat_wal_receiver");
+        let receiver = Pid::from_raw(receiver.parse().expect("a process"));
+        kill(receiver, Signal::SIGSTOP).expect("the receiver runs");
+        holder.sql("ROLLBACK");
+        wait_until(db, "the flush", "SELECT v FROM pgrecast.shadow_1 WHERE id = 7", "new");
+        StandStill { past: format!("> '{change}'"), receiver, _later: later }
+    }
+
+    /// The primary dies, and the receiver with all that is on its way to the standby.
+    fn fail_over(self, mut pair: Pair, running: Running) -> Promoted {
+        pair.primary.stop_immediate();
+        running.kill();
+        kill(self.receiver, Signal::SIGKILL).expect("the receiver is there");
+        let promoted = Promoted::new(pair.standby, &pair.db);
+        let db = &promoted.db;
+        assert_eq!(phase_of(db), "ready");
+        assert_eq!(db.query_one_text("SELECT v FROM t WHERE id = 7"), "new");
+        assert_eq!(db.query_one_text("SELECT v FROM pgrecast.shadow_1 WHERE id = 7"), "old");
+        promoted
+    }
+}
+
+/// A run that is in step, with a standby that has its slot.
+fn in_step(pair: &Pair) -> Running {
+    pair.db.sql("INSERT INTO t (id, v) SELECT n, 'old' FROM generate_series(1, 100) n");
+    let running = widen(&pair.db, &["--failover-slot", "--postpone-cutover"]);
     running.wait_for_waiting("pgrecast cutover");
     pair.wait_for_slot("_1");
+    running
+}
 
-    // A change that the standby has, and whose flush it has not.
-    let holder = db.connect();
-    holder.sql("BEGIN; LOCK TABLE pgrecast.shadow_1 IN SHARE MODE");
-    let change = db.query_one_text("UPDATE t SET v = 'new' WHERE id = 7 RETURNING pg_current_wal_insert_lsn()");
-    let received = format!(
-        "SELECT restart_lsn > '{change}' AND pg_current_wal_flush_lsn() = restart_lsn FROM pg_replication_slots \
-         WHERE slot_name = '{STANDBY}'"
-    );
-    wait_until(db, "the change on the standby", &received, "t");
-    let receiver = Session::connect(&pair.standby.dsn()).query_one_text("SELECT pid FROM pg_stat_wal_receiver");
-    let receiver = Pid::from_raw(receiver.parse().expect("a process"));
-    kill(receiver, Signal::SIGSTOP).expect("the receiver runs");
-    holder.sql("ROLLBACK");
-    wait_until(db, "the flush", "SELECT v FROM pgrecast.shadow_1 WHERE id = 7", "new");
-    wait_until(db, "the note of it", &format!("SELECT done > '{change}' FROM pgrecast.slot"), "t");
+const CONFIRMED: &str = "FROM pg_replication_slots WHERE slot_name LIKE 'pgrecast%'";
+
+#[test]
+fn nothing_is_confirmed_that_the_standby_does_not_have() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let running = in_step(&pair);
+    let db = &pair.db;
+    let still = StandStill::new(&pair);
+    let past = &still.past;
+    wait_until(db, "the note of it", &format!("SELECT done {past} FROM pgrecast.slot"), "t");
     for _ in 0..4 {
         look_at_wal(db);
     }
-    let confirmed =
-        format!("SELECT confirmed_flush_lsn > '{change}' FROM pg_replication_slots WHERE slot_name LIKE 'pgrecast%'");
-    assert_eq!(db.query_one_text(&confirmed), "f", "confirmed, though the standby has no flush of it");
-
-    // The standby never gets the rest: its receiver goes with what is on its way.
-    pair.primary.stop_immediate();
-    running.kill();
-    kill(receiver, Signal::SIGKILL).expect("the receiver is there");
-    let promoted = Promoted::new(pair.standby, &pair.db);
+    let confirmed = db.query_one_text(&format!("SELECT confirmed_flush_lsn {past} {CONFIRMED}"));
+    assert_eq!(confirmed, "f", "confirmed, though the standby has no flush of it");
+    let promoted = still.fail_over(pair, running);
     let db = &promoted.db;
-    assert_eq!(phase_of(db), "ready");
-    assert_eq!(db.query_one_text("SELECT v FROM t WHERE id = 7"), "new");
-    assert_eq!(db.query_one_text("SELECT v FROM pgrecast.shadow_1 WHERE id = 7"), "old");
     let running = command(db, &["resume"]);
     running.wait_for_waiting("pgrecast cutover");
     command(db, &["cutover"]).wait().ended(0);
@@ -245,6 +280,26 @@ fn nothing_is_confirmed_that_the_standby_does_not_have() {
     promoted.assert_same("t", "t_old");
     assert_widened(db);
     finish(db);
+}
+
+#[test]
+fn a_standby_that_was_not_waited_for_is_found_out() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let running = in_step(&pair);
+    synchronized(&pair.db, "");
+    running.wait_for_event("the warning", SOON, |e| {
+        e["event"] == "warning" && e["text"].as_str().is_some_and(|text| text.contains("names no standby"))
+    });
+    let still = StandStill::new(&pair);
+    let past = &still.past;
+    wait_until(&pair.db, "what is confirmed", &format!("SELECT confirmed_flush_lsn {past} {CONFIRMED}"), "t");
+    let confirmed = pair.db.query_one_text(&format!("SELECT confirmed_flush_lsn {CONFIRMED}"));
+    let promoted = still.fail_over(pair, running);
+    // When a standby hears of that is up to the server; it may, since it has the WAL up to there.
+    promoted.db.sql(&format!("SELECT pg_replication_slot_advance(slot_name, '{confirmed}') {CONFIRMED}"));
+    promoted.assert_ends(&["resume"], &["is ahead of the tables", "Nothing is lost", "pgrecast abort 1"]);
+    command(&promoted.db, &["abort"]).wait().ended(0);
+    assert_nothing_left(&promoted.db);
 }
 
 /// Waits until the run has looked once more at how far the WAL is.
