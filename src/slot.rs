@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::error::Failure;
 use crate::pg::{Conn, Literal, Lsn};
 use crate::plan::read::json;
+use crate::published;
 use crate::report::Event;
 use crate::standby;
 
@@ -90,20 +91,19 @@ pub async fn check(context: &Context) -> Result<(), Failure> {
         Unfit::Missing | Unfit::Foreign => {
             "Somebody dropped it, or this is a standby that was promoted, which has it only with --failover-slot."
         }
-        Unfit::Invalid(_) => "The server has removed what it held.",
+        Unfit::Invalid(_) => "The server has given up what it held; max_slot_wal_keep_size may be too small.",
         Unfit::Ahead => {
             "It has confirmed changes whose journal rows this server has never got: a standby was promoted that \
              synchronized_standby_slots did not name, or the slot was advanced by hand."
         }
     };
-    let id = context.id;
-    let hint = match context.names.are_backwards() {
-        false => format!("Nothing is lost, the table is as it was: run pgrecast abort {id} and start again."),
-        true => format!(
-            "Nothing is lost, the new table has every write; but there is no way back any more: run pgrecast finish {id}."
-        ),
+    let kept = match context.names.are_backwards() {
+        false => "The table is as it was.",
+        true => "The new table has every write.",
     };
-    Err(Failure::failed(what).detail(format!("{why} So the change stream cannot be followed from there.")).hint(hint))
+    Err(Failure::failed(what)
+        .detail(format!("{why} So the change stream cannot be followed from there."))
+        .hint(format!("{kept} {}", published::way_out(&context.names))))
 }
 
 /// SQL that notes where a slot stands that was just made; nothing where it is not to outlive a failover.
