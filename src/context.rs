@@ -31,6 +31,8 @@ pub struct Context {
     pub reporter: Reporter,
     /// Workers.
     pub jobs: u8,
+    /// Its slots are kept on standbys.
+    pub failover: bool,
 }
 
 impl Context {

@@ -75,8 +75,8 @@ async fn drop_named_stream(conn: &Conn, slot: &str, publication: &str) -> Result
     patiently(conn, "drop publication", &format!("DROP PUBLICATION IF EXISTS {}", Ident(publication))).await
 }
 
-/// Drops the slot; a walsender of ours that still has it is ended first.
-async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
+/// Drops the slot, if it is there; a walsender of ours that still has it is ended first.
+pub async fn drop_slot(conn: &Conn, slot: &str) -> Result<(), Failure> {
     let name = Literal(slot);
     for _ in 0..100 {
         let active = conn

@@ -21,6 +21,7 @@ use crate::plan::tree;
 use crate::plan::types::{Names, Plan, Value};
 use crate::report::{Event, Phase};
 use crate::retry::past_locks;
+use crate::slot;
 use crate::state::{self, Ending, Migration};
 use crate::throttle::throttle;
 
@@ -55,6 +56,7 @@ pub fn way_back(forth: &Context, migration: &Migration) -> Result<Arc<Context>, 
         facts: forth.facts.clone(),
         reporter: forth.reporter.clone(),
         jobs: forth.jobs,
+        failover: forth.failover,
     }))
 }
 
@@ -70,6 +72,7 @@ pub struct Following {
 impl Following {
     /// Starts; returns once everything committed before is in the old table, as far as it fits.
     pub async fn start(back: &Arc<Context>, options: &MigrateOptions) -> Result<Following, Failure> {
+        slot::check(back).await?;
         past_locks(async || drift::check(back.store.conn(), &back.plan).await).await?;
         let fingerprint = drift::read(back.store.conn(), &back.plan.source).await?;
         let (gate, throttle) = throttle(options.throttle.nice);
@@ -82,6 +85,7 @@ impl Following {
             names: back.names.clone(),
             columns: fingerprint.columns.clone(),
             slot: back.slot(),
+            failover: back.failover,
             jobs: flushers(back),
             copy: copy.clone(),
             throttle,

@@ -48,6 +48,8 @@ mod retry;
 pub mod rollback;
 pub mod run;
 pub mod seams;
+pub mod slot;
+pub mod standby;
 pub mod stream;
 pub mod throttle;
 pub mod ties;

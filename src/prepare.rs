@@ -10,6 +10,7 @@ use crate::error::Failure;
 use crate::finish;
 use crate::follow;
 use crate::journal::table as journal;
+use crate::pg::replication::SlotOptions;
 use crate::pg::{Conn, Ident, Literal, QualifiedName, Role};
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::kin;
@@ -18,6 +19,7 @@ use crate::plan::tree::{self, Node};
 use crate::plan::types::{IdentityChange, Member, Names, Plan};
 use crate::published;
 use crate::report::Event;
+use crate::slot;
 use crate::state::{Phase, Store};
 
 /// How long the slot's creation, and the settling after it, may wait for open transactions.
@@ -44,8 +46,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
              pg_relation_size({oid}) / current_setting('block_size')::int8; "
         ));
     }
+    let slot = slot::begin_sql(context, &context.slot());
     let sql = format!(
-        "BEGIN; DELETE FROM pgrecast.leaf WHERE migration = {0}; {leaves}UPDATE pgrecast.migration SET x0 = '{x0}', \
+        "BEGIN; DELETE FROM pgrecast.leaf WHERE migration = {0}; {leaves}{slot}UPDATE pgrecast.migration SET x0 = '{x0}', \
          blocks = (SELECT coalesce(sum(blocks), 0) FROM pgrecast.leaf WHERE migration = {0}) WHERE id = {0}; {1}; COMMIT",
         context.id,
         Store::set_phase_sql(context.id, Phase::Prepare, Phase::Copy)
@@ -153,11 +156,14 @@ pub async fn way_back(context: &Context) -> Result<(), Failure> {
         .await?;
     }
     let slot = context.names.back_slot(context.facts.database_oid);
-    let there = format!("SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name = {}", Literal(&slot));
-    match conn.scalar("look for slot", &there).await? {
-        Some(_) => Ok(()),
-        None => create_slot(context, &conn, slot).await,
+    if slot::is_fit(context, &conn, &slot).await? {
+        return Ok(());
     }
+    // Nothing of the new table was to be read from it yet.
+    finish::drop_slot(&conn, &slot).await?;
+    create_slot(context, &conn, slot.clone()).await?;
+    let noted = slot::begin_sql(context, &slot);
+    Ok(conn.batch("note slot", &noted).await?)
 }
 
 /// The statements that give the source, or its partitions, the replica identity the key needs, if any.
@@ -201,8 +207,9 @@ async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
 async fn create_slot(context: &Context, conn: &Conn, name: String) -> Result<(), Failure> {
     let mut replication = follow::connect(&context.connector).await?;
     let pid = replication.backend_pid();
+    let options = SlotOptions { temporary: false, failover: context.failover };
     let creation = tokio::spawn(async move {
-        let made = replication.create_slot(&name, follow::slot_options()).await;
+        let made = replication.create_slot(&name, options).await;
         replication.close().await;
         made
     });

@@ -12,6 +12,7 @@ use crate::pg::Role;
 use crate::preflight;
 use crate::report::{Event, Phase};
 use crate::retry::past_locks;
+use crate::slot;
 use crate::state;
 use crate::ties::Ties;
 
@@ -90,5 +91,6 @@ pub async fn clean_up(back: &Context) -> Result<(), Failure> {
     }
     let conn = back.connector.open(Role::Control).await?;
     finish::complete_keys(back, &conn).await?;
+    slot::hand_on(back, &conn).await?;
     keep::end(back, state::Phase::SwappedBack, state::Phase::RolledBack).await
 }

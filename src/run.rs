@@ -25,7 +25,7 @@ use crate::state::{self, Migration};
 use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
 use crate::verify;
-use crate::{fill, finish, index, keep, prepare, rollback};
+use crate::{fill, finish, index, keep, prepare, rollback, slot};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -223,6 +223,7 @@ impl Run {
     /// Starts the follower, and lays out what the phases share.
     async fn begin(&self, migration: Migration) -> Result<(Work, Monitor), Failure> {
         let context = self.context.clone();
+        slot::check(&context).await?;
         past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let mut columns = HashMap::new();
@@ -241,6 +242,7 @@ impl Run {
             names: context.names.clone(),
             columns: fingerprint.columns.clone(),
             slot: context.slot(),
+            failover: context.failover,
             jobs,
             copy: copy.clone(),
             throttle: throttle.clone(),
@@ -321,10 +323,11 @@ impl Run {
     async fn clean_up(&self) -> Result<(), Failure> {
         let context = &self.context;
         let migration = self.again().await?;
-        if migration.phase != state::Phase::Swapped {
-            return Ok(());
-        }
         let conn = context.connector.open(Role::Control).await?;
+        if migration.phase != state::Phase::Swapped {
+            return self.drop_synchronized(&migration, &conn).await;
+        }
+        slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
@@ -336,6 +339,18 @@ impl Run {
         match migration.plan.back {
             Some(_) => keep::begin(context, &migration).await,
             None => context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await,
+        }
+    }
+
+    /// A standby may have been promoted before it heard that a slot was dropped.
+    async fn drop_synchronized(&self, migration: &Migration, conn: &Conn) -> Result<(), Failure> {
+        if !self.context.failover {
+            return Ok(());
+        }
+        finish::drop_stream(&self.context, conn).await?;
+        match migration.phase.is_last() {
+            true => finish::drop_way_back(&self.context, conn).await,
+            false => Ok(()),
         }
     }
 

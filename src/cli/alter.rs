@@ -33,6 +33,7 @@ impl Alter {
         let mut options = typed.changes.apply(MigrateOptions::default())?;
         options.primary_key = typed.primary_key.map(|columns| columns.0);
         options.settings = each_once(typed.settings)?;
+        options.failover_slot = typed.failover_slot;
         let reverse = typed.reverse;
         let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
         if let Some((_, one)) = twice {

@@ -33,6 +33,8 @@ pub struct MigrateOptions {
     pub throttle: Throttle,
     /// How long the old table is kept in step after the cut-over; not at all where none.
     pub rollback_window: Option<Duration>,
+    /// The slots are kept on standbys, so that one which is promoted goes on.
+    pub failover_slot: bool,
 }
 
 /// When and how hard the cut-over tries.
@@ -83,6 +85,7 @@ impl Default for MigrateOptions {
             cutover: Cutover::default(),
             throttle: Throttle::default(),
             rollback_window: None,
+            failover_slot: false,
         }
     }
 }
@@ -196,6 +199,7 @@ impl Changes {
             cutover: self.cutover.apply(base.cutover),
             throttle: self.throttle.apply(base.throttle),
             rollback_window: self.rollback_window.or(base.rollback_window),
+            failover_slot: base.failover_slot,
         };
         options.cutover.check()?;
         Ok(options)
@@ -269,6 +273,7 @@ mod tests {
         let options = MigrateOptions {
             max_runtime: Some(Duration::from_millis(1_500)),
             primary_key: Some(vec!["id".to_owned()]),
+            failover_slot: true,
             settings: vec![Setting { name: "timezone".to_owned(), value: "UTC".to_owned() }],
             throttle: Throttle { nice: 0.1, file: Some(PathBuf::from("/tmp/stop")), ..Throttle::default() },
             ..MigrateOptions::default()
@@ -279,7 +284,8 @@ mod tests {
 
     #[test]
     fn changes_leave_alone_what_was_not_typed() {
-        let kept = MigrateOptions { jobs: 8, verify: false, vacuum: true, ..MigrateOptions::default() };
+        let kept =
+            MigrateOptions { jobs: 8, verify: false, vacuum: true, failover_slot: true, ..MigrateOptions::default() };
         assert_eq!(Changes::default().apply(kept.clone()).expect("no change"), kept);
         let changes = Changes { jobs: Some(3), ..Changes::default() };
         assert_eq!(changes.apply(kept.clone()).expect("a change"), MigrateOptions { jobs: 3, ..kept });

@@ -43,7 +43,7 @@ fn nothing_typed_means_the_defaults_of_the_contract() {
     let options = alter(&[]).options;
     assert_eq!(options, MigrateOptions::default());
     assert_eq!(options.jobs, 2);
-    assert!(options.verify && !options.vacuum);
+    assert!(options.verify && !options.vacuum && !options.failover_slot);
     assert_eq!(options.max_runtime, None);
     assert_eq!(options.cutover.lock_timeout, Duration::from_millis(250));
     assert_eq!(options.cutover.timeout, Duration::from_secs(1));
@@ -80,6 +80,7 @@ fn every_option_reaches_its_field() {
         "--setting",
         "lc_monetary=C",
         "--rollback-window=2h",
+        "--failover-slot",
         "--reverse=total = round(price * 100)",
         "--report=out.json",
         "--format=json",
@@ -112,6 +113,7 @@ fn every_option_reaches_its_field() {
             nice: 0.5,
         },
         rollback_window: Some(Duration::from_secs(7_200)),
+        failover_slot: true,
     };
     let reverse = Reverse { column: "total".to_owned(), expression: "round(price * 100)".to_owned() };
     assert_eq!(read.reverse, [reverse]);

@@ -93,6 +93,9 @@ pub(super) struct AlterArgs {
     /// How an old column comes back from a new row, for --rollback-window; may be repeated
     #[arg(long = "reverse", value_name = "COL = EXPRESSION")]
     pub(super) reverse: Vec<Reverse>,
+    /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
+    #[arg(long)]
+    pub(super) failover_slot: bool,
     #[command(flatten)]
     pub(super) session: Session,
     #[command(flatten)]

@@ -42,7 +42,8 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     if let Some(begun) = begun_before(&opened, oid, typed).await? {
         return Ok(Some((opened, begun, true)));
     }
-    preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid).await?)?;
+    let found = preflight::look(opened.store.conn(), &opened.facts, oid, typed.options.failover_slot).await?;
+    preflight::refusal(found)?;
     let settings = settings(&typed.options);
     check_settings(&opened, &settings).await?;
     refuse_blind_throttle(&opened, &typed.options)?;
@@ -143,6 +144,7 @@ fn request_json(typed: &Alter) -> serde_json::Value {
         "primary_key": typed.options.primary_key,
         "settings": typed.options.settings,
         "way_back": typed.options.rollback_window.map(|_| &typed.reverse),
+        "failover_slot": typed.options.failover_slot,
     })
 }
 
@@ -228,6 +230,7 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
     }
     let remains = match phase {
         None => "Nothing was left behind.".to_owned(),
+        Some(Phase::Keep) if failure.hint.as_ref().is_some_and(|h| h.contains("pgrecast finish")) => return failure,
         Some(Phase::Keep) => format!(
             "The tables are swapped, and the slot of the way back holds WAL: pgrecast resume {id} keeps the old table in step again, pgrecast finish {id} drops it."
         ),

@@ -40,6 +40,7 @@ pub async fn open(connection: &Connection, lock_timeout: Duration) -> Result<Ope
     drop(first);
     let control = connector.open(Role::Control).await?;
     let facts = ServerFacts::read(&control).await?;
+    let connector = connector.of_server(&facts.started);
     Ok(Opened { connector, store: Store::new(control), facts })
 }
 
@@ -86,6 +87,7 @@ impl Opened {
             facts: self.facts,
             reporter,
             jobs,
+            failover: migration.options.failover_slot,
         }))
     }
 

@@ -56,6 +56,8 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
         (Phase::Complete | Phase::Keep, _) => migration.source_oid,
         _ => return Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
     };
+    // On a standby that was promoted in time the first slot may still be there.
+    finish::drop_stream(&context, &conn).await?;
     finish::drop_way_back(&context, &conn).await?;
     let old = finish::drop_by_oid(&context, &conn, gone).await?;
     context.store.forget(migration.id).await?;

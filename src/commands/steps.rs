@@ -90,7 +90,8 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     }
     let publication = prepare::publication_sql(plan, &names, facts.version);
     steps.push(step("prepare", publication, "SHARE UPDATE EXCLUSIVE", "DDL and vacuum of the table, for a moment"));
-    let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput", names.slot(facts.database_oid));
+    let failover = if options.failover_slot { " (FAILOVER)" } else { "" };
+    let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput{failover}", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
     for leaf in plan.leaves(&names) {
         let copy = CopyStatements::new(plan, leaf.source, &leaf.names, 0).insert((0, 1024));

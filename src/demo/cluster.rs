@@ -89,7 +89,8 @@ impl Cluster {
         &self.folder.path
     }
 
-    pub(super) fn data_dir(&self) -> PathBuf {
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
         self.folder.path.join("data")
     }
 

@@ -18,6 +18,7 @@ use crate::flush::{self, Batch, Outcome};
 use crate::journal::{Backlog, Ledger, outstanding_from, table};
 use crate::pg::{Conn, Error, Literal, Lsn};
 use crate::retry::Retry;
+use crate::standby;
 use crate::state::{Store, lease_lost};
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
@@ -129,6 +130,8 @@ pub(super) struct Applier {
     safe: watch::Sender<Lsn>,
     ledger: Ledger,
     looked_at_wal: Instant,
+    /// What was last said of the standbys that the slot is kept on.
+    standbys_said: Option<crate::report::Event>,
     /// The end of the last transaction received in full.
     last_end: Lsn,
     /// The same when the journal was last written: all up to there is in it.
@@ -218,6 +221,7 @@ impl Applier {
             safe,
             ledger: Ledger::new(),
             looked_at_wal: Instant::now(),
+            standbys_said: None,
             last_end: Lsn::ZERO,
             journaled_end: Lsn::ZERO,
             near_xid: 0,
@@ -804,12 +808,8 @@ impl Applier {
     }
 
     async fn look_at_wal(&mut self) -> Result<(), Failure> {
-        let sql = format!(
-            "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
-             pg_snapshot_xmax(pg_current_snapshot())::text, {}",
-            self.job.published().unchanged_sql()
-        );
         let done = self.done_up_to();
+        let sql = self.look_sql(done);
         let mut retry = Retry::new();
         let rows = loop {
             match self.conn.simple("look at WAL", &sql).await {
@@ -826,7 +826,9 @@ impl Applier {
         self.near_xid = self.near_xid.max(text(2).parse().unwrap_or(0));
         self.looked_at_wal = Instant::now();
         self.ledger.committed(done, lsn(0)?);
-        self.ledger.flushed(lsn(1)?);
+        let standbys = if self.job.failover { standby::parse(&text(4))? } else { Vec::new() };
+        self.ledger.flushed(standby::on_every_disk(lsn(1)?, &standbys));
+        self.tell_of(&standbys);
         let safe = self.ledger.safe();
         self.safe.send_if_modified(|known| {
             let news = safe > *known;
@@ -836,6 +838,45 @@ impl Applier {
             news
         });
         Ok(())
+    }
+
+    /// Reads where the WAL is. Where the slot is kept on standbys it first notes, in the WAL and behind all that it speaks
+    /// of, what is done: a standby that was promoted holds the slot against that (`crate::slot`).
+    fn look_sql(&self, done: Lsn) -> String {
+        let look = format!(
+            "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
+             pg_snapshot_xmax(pg_current_snapshot())::text, {}",
+            self.job.published().unchanged_sql()
+        );
+        if !self.job.failover {
+            return look;
+        }
+        format!(
+            "BEGIN; UPDATE pgrecast.slot SET done = '{done}' WHERE migration = {} AND name = {} AND done < '{done}'; COMMIT; \
+             {look}, {}",
+            self.job.id,
+            Literal(&self.job.slot),
+            standby::NAMED
+        )
+    }
+
+    /// Says once that a standby is away, for the stream waits for it then.
+    fn tell_of(&mut self, standbys: &[standby::Standby]) {
+        use crate::report::Event;
+        let news = match standby::silent(standbys) {
+            Some(slots) => Some(Event::Waiting {
+                on: format!("the standby of {slots}: until it streams, the server sends no change (synchronized_standby_slots)"),
+            }),
+            None if self.job.failover && standbys.is_empty() => Some(Event::Warning {
+                text: "synchronized_standby_slots names no standby: after a failover this migration may have to begin anew"
+                    .to_owned(),
+            }),
+            None => None,
+        };
+        if news != self.standbys_said {
+            self.standbys_said.clone_from(&news);
+            news.into_iter().for_each(|event| self.job.reporter.say(event));
+        }
     }
 
     /// Makes what was received durable. The flushers' last batches are left to themselves: what they were to write

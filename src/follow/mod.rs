@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use reader::{Positions, connect, slot_options};
+pub use reader::{Positions, connect};
 
 use crate::copy;
 use crate::error::Failure;
@@ -47,6 +47,8 @@ pub struct Job {
     pub columns: String,
     /// Its slot.
     pub slot: String,
+    /// The slot is kept on standbys.
+    pub failover: bool,
     /// Flushers.
     pub jobs: usize,
     /// Told when a TRUNCATE ends the copy.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::error::Failure;
-use crate::pg::replication::{Frame, Login, Replication, SlotOptions, Stream};
+use crate::pg::connector::{LOOK_FOR_SERVER, STARTED};
+use crate::pg::replication::{Frame, Login, Replication, Stream};
 use crate::pg::{Connector, Error, Ident, Lsn};
 use crate::plan::types::{Names, Plan};
 use crate::published;
@@ -58,12 +59,10 @@ pub async fn connect(connector: &Connector) -> Result<Replication, Error> {
         options: format!("{} {own}", target.options()).trim().to_owned(),
         tls_server_end_point: wire.tls_server_end_point,
     };
-    Replication::login(wire.stream, login).await
-}
-
-/// Options of a plain, durable slot.
-pub fn slot_options() -> SlotOptions {
-    SlotOptions { temporary: false, failover: false }
+    let mut replication = Replication::login(wire.stream, login).await?;
+    let started = replication.simple_query(LOOK_FOR_SERVER, STARTED).await?.into_iter().flatten().flatten().next();
+    connector.check_server(started.as_deref())?;
+    Ok(replication)
 }
 
 /// Reads until the consumer is gone. Connections that break are opened again.

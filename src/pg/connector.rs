@@ -5,12 +5,20 @@ use std::time::Duration;
 use super::conninfo::Target;
 use super::{Conn, Error, Ident, Literal};
 
+/// SQL that tells a running server from every other, also from a standby of the same system.
+pub const STARTED: &str = "SELECT extract(epoch FROM pg_postmaster_start_time())::text";
+
+/// The name of that statement.
+pub const LOOK_FOR_SERVER: &str = "look for server";
+
 /// Opens the connections of one migration.
 #[derive(Clone)]
 pub struct Connector {
     target: Target,
     settings: Vec<(String, String)>,
     lock_timeout: Duration,
+    /// What [`STARTED`] gives on the server of this run; any server will do where unknown.
+    server: Option<String>,
 }
 
 /// What a connection is for; its name stands in `application_name`.
@@ -102,7 +110,28 @@ const AS_ROLE_SETS_THEM: &[&str] = &["TimeZone", "DateStyle", "IntervalStyle", "
 impl Connector {
     /// For `target`, with the conversions' settings on top of the pinned ones.
     pub fn new(target: Target, lock_timeout: Duration) -> Self {
-        Connector { target, settings: Vec::new(), lock_timeout }
+        Connector { target, settings: Vec::new(), lock_timeout, server: None }
+    }
+
+    /// The same for the server that was started then, as [`STARTED`] says it, and no other.
+    pub fn of_server(mut self, started: &str) -> Self {
+        self.server = Some(started.to_owned());
+        self
+    }
+
+    /// Whether this run may use a server that was started then.
+    ///
+    /// # Errors
+    /// The address leads elsewhere by now: to a standby that was promoted, or to a server that was started again. What a
+    /// run remembers is true of the first alone.
+    pub fn check_server(&self, started: Option<&str>) -> Result<(), Error> {
+        match &self.server {
+            Some(server) if started != Some(server.as_str()) => Err(Error {
+                hint: Some("Run the same command again: it goes on from what this server has.".to_owned()),
+                ..Error::client(LOOK_FOR_SERVER, "another server answers than the one this run began on")
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The same with the settings the conversions were given.
@@ -126,6 +155,9 @@ impl Connector {
         let application = format!("pgrecast {}", role.name());
         let conn = Conn::new(self.target.connect(&application, role.statement()).await?);
         conn.batch("pin settings", &self.pins(role)).await?;
+        if self.server.is_some() {
+            self.check_server(conn.scalar(LOOK_FOR_SERVER, STARTED).await?.as_deref())?;
+        }
         Ok(conn)
     }
 

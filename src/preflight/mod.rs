@@ -33,9 +33,12 @@ impl Finding {
     }
 }
 
-/// Looks at everything; an empty list means go.
-pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32) -> Result<Vec<Finding>, Failure> {
+/// Looks at everything; an empty list means go. `failover`: the slots are to be kept on standbys.
+pub async fn look(conn: &Conn, facts: &ServerFacts, oid: u32, failover: bool) -> Result<Vec<Finding>, Failure> {
     let mut findings = server::findings(conn, facts).await?;
+    if failover {
+        findings.extend(server::failover_findings(conn, facts).await?);
+    }
     findings.extend(look_again(conn, facts, oid).await?);
     Ok(findings)
 }

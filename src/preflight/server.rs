@@ -5,6 +5,7 @@ use crate::error::Failure;
 use crate::pg::Conn;
 use crate::pg::sql::plain_ident;
 use crate::plan::types::SCHEMA;
+use crate::standby;
 
 /// What is known of server, database and role.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -35,6 +36,8 @@ pub struct ServerFacts {
     /// Whether a standby streams from the server.
     pub has_standby: bool,
     schema_usable: Option<bool>,
+    /// When it was started, as [`crate::pg::connector::STARTED`] says it.
+    pub started: String,
     /// `deadlock_timeout` in milliseconds.
     pub deadlock_timeout_ms: u64,
 }
@@ -56,6 +59,7 @@ SELECT json_build_object(
     'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
     'schema_usable', (SELECT has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE')
         FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgrecast'),
+    'started', extract(epoch FROM pg_postmaster_start_time())::text,
     'deadlock_timeout_ms', (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'))
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
@@ -132,6 +136,34 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
                 "GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {}, or run as the role that made it.",
                 plain_ident(&f.role)
             ),
+        ));
+    }
+    Ok(found)
+}
+
+/// What a slot that is kept on standbys needs of the server.
+pub(super) async fn failover_findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding>, Failure> {
+    let mut found = Vec::new();
+    if f.version < 170_000 {
+        found.push(Finding::new(
+            format!("--failover-slot: the server is PostgreSQL {}, and slots fail over from 17 on", f.version_text),
+            "Leave the option out.",
+        ));
+        return Ok(found);
+    }
+    let standbys = standby::read(conn).await?;
+    if standbys.is_empty() {
+        found.push(Finding::new(
+            "--failover-slot: synchronized_standby_slots names no standby",
+            "ALTER SYSTEM SET synchronized_standby_slots = 'SLOT', SLOT being the primary_slot_name of the standby that may \
+             be promoted, and SELECT pg_reload_conf(). The standby needs sync_replication_slots = on, hot_standby_feedback = \
+             on, and a dbname in its primary_conninfo.",
+        ));
+    }
+    if let Some(slots) = standby::silent(&standbys) {
+        found.push(Finding::new(
+            format!("--failover-slot: no standby streams from {slots}, which synchronized_standby_slots names"),
+            "As long as one is away, the server sends no change to a failover slot. Bring it back, or take it off the list.",
         ));
     }
     Ok(found)

@@ -1,5 +1,5 @@
 //! The control schema `pgrecast`: one row a migration, one row a table whose blocks are copied, one row a copied block
-//! range.
+//! range, one row a slot that is to outlive a failover.
 //!
 //! A phase change and its effect are one transaction: whoever changes the phase does it with [`Store::set_phase_sql`]
 //! inside the transaction that has the effect.
@@ -16,7 +16,7 @@ use crate::plan::types::{OldNames, Plan};
 const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 3;
+const LAYOUT: i32 = 4;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -60,7 +60,13 @@ CREATE TABLE IF NOT EXISTS pgrecast.chunk (
     rows int8 NOT NULL,
     journaled int8 NOT NULL,
     PRIMARY KEY (migration, relation, first_block)
-);";
+);
+CREATE TABLE IF NOT EXISTS pgrecast.slot (
+    migration int NOT NULL REFERENCES pgrecast.migration ON DELETE CASCADE,
+    name name NOT NULL,
+    done pg_lsn NOT NULL,
+    PRIMARY KEY (migration, name)
+) WITH (fillfactor = 10);";
 
 /// One row of `pgrecast.migration`.
 #[derive(Debug, Clone)]
@@ -369,7 +375,7 @@ impl Store {
             self.conn
                 .batch(
                     "drop control schema",
-                    "DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
+                    "DROP TABLE pgrecast.slot; DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
                 )
                 .await
                 .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;

@@ -7,6 +7,7 @@ mod demo;
 mod disk;
 mod drift;
 mod epoch;
+mod failover;
 mod faults;
 mod ground;
 mod harness;

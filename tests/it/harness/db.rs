@@ -30,6 +30,13 @@ impl Db {
         Db { name, dsn, session }
     }
 
+    /// The same database on a standby of its server.
+    pub fn on_standby(&self, standby: &Server) -> Db {
+        let dsn = standby.dsn_of(&self.name);
+        let session = Session::connect(&dsn);
+        Db { name: self.name.clone(), dsn, session }
+    }
+
     /// The same database with a new session, after its server was restarted.
     pub fn again(&self) -> Db {
         Db { name: self.name.clone(), dsn: self.dsn.clone(), session: Session::connect(&self.dsn) }

@@ -17,7 +17,7 @@ pub use db::{Db, Session};
 pub use dump::{client, dump};
 pub use leftovers::{assert_nothing_left, leftovers};
 pub use program::{Output, Running, pgrecast, spawn, spawn_with};
-pub use servers::{own_server, server, test_bin, vacuuming_server};
+pub use servers::{own_server, server, standby_of, test_bin, vacuuming_server};
 pub use wait::wait_for;
 
 use std::sync::LazyLock;

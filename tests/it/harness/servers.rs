@@ -45,6 +45,24 @@ pub fn vacuuming_server() -> Server {
     ])
 }
 
+/// A standby of `primary`, which has a slot of this name for it: it synchronizes slots, and has the same databases,
+/// roles and passwords.
+pub fn standby_of(primary: &Server, slot: &str, settings: &[(&str, &str)]) -> Server {
+    let from = primary.dsn();
+    let streams = [
+        ("primary_conninfo", from.as_str()),
+        ("primary_slot_name", slot),
+        ("hot_standby_feedback", "on"),
+        ("sync_replication_slots", "on"),
+    ];
+    let all: Vec<(&str, &str)> = SETTINGS.iter().chain(&streams).chain(settings).copied().collect();
+    let bin = test_bin();
+    // Both began with the same files, and the primary still has all WAL since.
+    let cluster = Cluster::copy_of(&initialised(&bin), &bin).expect("a copy of the data directory");
+    std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("the mark of a standby");
+    Server::on(cluster, &all).unwrap_or_else(|e| panic!("no standby: {e}\n{}", e.detail.as_deref().unwrap_or("")))
+}
+
 /// The programs of the server under test.
 pub fn test_bin() -> PathBuf {
     std::env::var_os("PGRECAST_TEST_BIN").map(PathBuf::from).or_else(find_installed).expect(

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// All connections through one port.
@@ -12,6 +13,7 @@ pub struct Wire {
 
 #[derive(Default)]
 struct Shared {
+    server: AtomicU16,
     stalled: Mutex<bool>,
     flows: Condvar,
     open: Mutex<Vec<TcpStream>>,
@@ -23,10 +25,12 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let shared = Arc::<Shared>::default();
+        shared.server.store(server, Ordering::SeqCst);
         let of_connections = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // Without a server there, the client is hung up on.
+                let server = of_connections.server.load(Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 of_connections.relay(&client, &server);
                 of_connections.relay(&server, &client);
@@ -40,6 +44,11 @@ impl Wire {
         let through = dsn.replace(&format!(":{server}/"), &format!(":{}/", self.port));
         assert_ne!(through, dsn, "the address names the server's port");
         through
+    }
+
+    /// From now on connections go to the server on this port; those there are stay.
+    pub fn lead_to(&self, server: u16) {
+        self.shared.server.store(server, Ordering::SeqCst);
     }
 
     /// Cuts every connection there is.

@@ -397,3 +397,14 @@ fn an_aborted_migration_leaves_the_table_as_it_was() {
     assert_eq!((dump(&db), db.rows(ROWS)), (schema, rows));
     assert_error(&pgrecast(&db, &["abort", &id]), 2, &["there is no migration"]);
 }
+
+#[test]
+fn a_failover_slot_is_refused_where_nobody_would_keep_it() {
+    let db = Db::new();
+    db.sql(TABLE);
+    let words = match db.major() {
+        ..17 => "--failover-slot: the server is PostgreSQL",
+        17.. => "--failover-slot: synchronized_standby_slots names no standby",
+    };
+    refused(&db, &["alter", "t", "", "--failover-slot"], 3, &[words]);
+}
