@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli::MigrateOptions;
+use crate::compare::{Comparison, EVERY};
 use crate::context::Context;
 use crate::copy;
 use crate::cutover;
 use crate::drift::{self, Fingerprint};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::finish;
 use crate::follow::{self, Follower};
 use crate::monitor::{Board, Monitor};
@@ -23,10 +24,7 @@ use crate::report::{Event, Phase};
 use crate::retry::past_locks;
 use crate::slot;
 use crate::state::{self, Ending, Migration};
-use crate::throttle::throttle;
-
-/// How often to look whether it is to end.
-const EVERY: Duration = Duration::from_millis(250);
+use crate::throttle::{Throttle, throttle};
 
 /// Begins to keep in step: the plan of the way back gets the new table as it stands.
 pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failure> {
@@ -66,12 +64,18 @@ pub struct Following {
     pub follower: Follower,
     /// The new table's columns, as every transaction must find them.
     pub fingerprint: Fingerprint,
+    throttle: Throttle,
+    board: Arc<Board>,
     monitor: tokio::task::JoinHandle<()>,
 }
 
 impl Following {
     /// Starts; returns once everything committed before is in the old table, as far as it fits.
-    pub async fn start(back: &Arc<Context>, options: &MigrateOptions) -> Result<Following, Failure> {
+    pub async fn start(
+        back: &Arc<Context>,
+        options: &MigrateOptions,
+        board: &Arc<Board>,
+    ) -> Result<Following, Failure> {
         slot::check(back).await?;
         past_locks(async || drift::check(back.store.conn(), &back.plan).await).await?;
         let fingerprint = drift::read(back.store.conn(), &back.plan.source).await?;
@@ -88,16 +92,15 @@ impl Following {
             failover: back.failover,
             jobs: flushers(back),
             copy: copy.clone(),
-            throttle,
+            throttle: throttle.clone(),
             unfit: follow::Unfit::SetAside,
             reporter: back.reporter.clone(),
         })
         .await?;
-        let board = Arc::new(Board::new((0, 0), Arc::default()));
         board.enter(Phase::Keep);
         let monitor = Monitor {
             context: back.clone(),
-            board,
+            board: board.clone(),
             limits: options.throttle.clone(),
             gate,
             copy,
@@ -106,10 +109,17 @@ impl Following {
             before: (0, 0),
         };
         let monitor = tokio::spawn(monitor.run());
-        let following = Following { follower, fingerprint, monitor };
+        let following = Following { follower, fingerprint, throttle, board: board.clone(), monitor };
         following.follower.catch_up().await?;
         following.follower.settle().await?;
         Ok(following)
+    }
+
+    /// A comparison of the new table with the old one.
+    async fn comparison<'a>(&'a self, back: &'a Context) -> Result<Comparison<'a>, Failure> {
+        let Following { follower, throttle, board, .. } = self;
+        let forth = Some(Arc::new(back.store.get_again(back.id).await?.plan));
+        Ok(Comparison { context: back, forth, follower, throttle, board })
     }
 
     /// Stops.
@@ -125,19 +135,20 @@ fn flushers(back: &Context) -> usize {
     if alone || !back.plan.key.is_canonical() { 1 } else { usize::from(back.jobs) }
 }
 
-/// Keeps in step until the window ends, or `finish` or `rollback` takes over.
-pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<(), Failure> {
-    // What was asked of an earlier run was not carried out, or it would be over.
-    back.store.ask_to_end(back.id, None).await?;
-    finish::end_former_run(back).await?;
-    let following = Following::start(back, options).await?;
+/// Keeps in step until the window ends, or `finish` or `rollback` takes over; compares when somebody asks for it.
+///
+/// # Errors
+/// Exit 4 where a comparison found a difference: what the way back needs is gone then, and the migration past it.
+pub async fn run(back: &Arc<Context>, options: &MigrateOptions, board: &Arc<Board>) -> Result<(), Failure> {
+    let following = begin_following(back, options, board).await?;
     let ended = tokio::select! {
-        ended = wait_for_end(back, options) => ended,
+        ended = wait_for_end(back, Some(options.rollback_window.unwrap_or_default())) => ended,
+        failure = answer(back, &following) => Err(failure),
         failure = following.follower.failed() => Err(failure),
     };
     let unfit = cutover::unfit(back, &following.follower);
     let stopped = following.stop().await;
-    match ended? {
+    match over(back, ended).await? {
         Some(Ending::Finish | Ending::Rollback) => stopped,
         None => {
             stopped?;
@@ -150,29 +161,96 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<(), Fa
     }
 }
 
+/// Keeps in step until both tables are compared; gives way to `finish` and `rollback`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn compare(back: &Arc<Context>, options: &MigrateOptions, board: &Arc<Board>) -> Result<(), Failure> {
+    let following = begin_following(back, options, board).await?;
+    board.enter(Phase::Verify);
+    back.reporter.say(Event::PhaseBegan { phase: Phase::Verify });
+    let compared = async { following.comparison(back).await?.run(state::Phase::Keep).await };
+    let ended = tokio::select! {
+        compared = compared => compared.map(|_| ()),
+        ended = wait_for_end(back, None) => ended.and_then(|ending| Err(gave_way(back.id, ending))),
+        failure = following.follower.failed() => Err(failure),
+    };
+    let stopped = following.stop().await;
+    over(back, ended).await?;
+    stopped
+}
+
+async fn begin_following(
+    back: &Arc<Context>,
+    options: &MigrateOptions,
+    board: &Arc<Board>,
+) -> Result<Following, Failure> {
+    // What was asked of an earlier run was not carried out, or it would be over.
+    back.store.ask_to_end(back.id, None).await?;
+    finish::end_former_run(back).await?;
+    Following::start(back, options, board).await
+}
+
+/// Compares whenever somebody asks for it; ends with the first failure.
+async fn answer(back: &Context, following: &Following) -> Failure {
+    loop {
+        let answered = async {
+            let comparison = following.comparison(back).await?;
+            comparison.answer(state::Phase::Keep, Phase::Keep).await
+        };
+        if let Err(failure) = answered.await {
+            return failure;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+fn gave_way(id: i32, ending: Option<Ending>) -> Failure {
+    let to = match ending {
+        Some(Ending::Finish) => "finish",
+        Some(Ending::Rollback) | None => "rollback",
+    };
+    Failure::new(Exit::Interrupted, format!("the comparison gave way to pgrecast {to} {id}"))
+}
+
+/// A way back that is not to be trusted is not kept: nothing reads its slot any more.
+async fn over<T>(back: &Context, ended: Result<T, Failure>) -> Result<T, Failure> {
+    if ended.as_ref().is_err_and(|failure| failure.exit == Exit::Differs) {
+        drop_way_back(back).await?;
+    }
+    ended
+}
+
+/// Removes what the way back needs. Safe to repeat.
+pub async fn drop_way_back(back: &Context) -> Result<(), Failure> {
+    let conn = back.connector.open(Role::Control).await?;
+    finish::drop_way_back(back, &conn).await
+}
+
 /// Removes what the way back needs and moves on.
 pub async fn end(back: &Context, from: state::Phase, to: state::Phase) -> Result<(), Failure> {
-    let conn = back.connector.open(Role::Control).await?;
-    finish::drop_way_back(back, &conn).await?;
+    drop_way_back(back).await?;
     back.store.set_phase(back.id, from, to).await
 }
 
-/// `None` where the window is over. The server's clock is read once: one that jumps meanwhile ends no window.
-async fn wait_for_end(back: &Context, options: &MigrateOptions) -> Result<Option<Ending>, Failure> {
-    let window = options.rollback_window.unwrap_or_default();
+/// `None` where the window is over; without one only an ending is waited for. The server's clock is read once: one that
+/// jumps meanwhile ends no window.
+async fn wait_for_end(back: &Context, window: Option<Duration>) -> Result<Option<Ending>, Failure> {
     let mut ends = None;
     loop {
         let migration = back.store.get_again(back.id).await?;
         let said = ends.is_some();
-        let ends = *ends.get_or_insert_with(|| {
-            let gone = Duration::try_from_secs_f64(migration.since_swap.unwrap_or_default()).unwrap_or_default();
-            Instant::now() + window.saturating_sub(gone)
+        let left = window.map(|window| {
+            let ends = *ends.get_or_insert_with(|| {
+                let gone = Duration::try_from_secs_f64(migration.since_swap.unwrap_or_default()).unwrap_or_default();
+                Instant::now() + window.saturating_sub(gone)
+            });
+            ends.saturating_duration_since(Instant::now())
         });
-        let left = ends.saturating_duration_since(Instant::now());
-        if migration.ending.is_some() || left.is_zero() {
+        if migration.ending.is_some() || left.is_some_and(|left| left.is_zero()) {
             return Ok(migration.ending);
         }
-        if !said {
+        if let (false, Some(left)) = (said, left) {
             back.reporter.say(Event::Notice {
                 text: format!(
                     "{} follows for {} more; pgrecast rollback {} swaps back, pgrecast finish {} drops it",

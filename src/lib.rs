@@ -30,6 +30,7 @@ pub mod preflight;
 pub mod spec;
 pub mod state;
 
+pub mod compare;
 pub mod context;
 pub mod copy;
 pub mod cutover;

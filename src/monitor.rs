@@ -12,7 +12,7 @@ use crate::error::Failure;
 use crate::follow;
 use crate::pg::{Conn, Literal, Role};
 use crate::report::numbers;
-use crate::report::{Event, Phase, Progress};
+use crate::report::{Event, Phase, Progress, VerifyFigures};
 use crate::throttle::Gate;
 
 /// How often to look.
@@ -28,6 +28,7 @@ pub struct Board {
     pub size: (u64, u64),
     /// How far verification is.
     pub verified: Arc<crate::verify::Progress>,
+    figures: Mutex<VerifyFigures>,
 }
 
 /// The largest values seen.
@@ -48,7 +49,18 @@ impl Board {
             throttled: Mutex::default(),
             size,
             verified,
+            figures: Mutex::default(),
         }
+    }
+
+    /// Keeps what a comparison came to.
+    pub fn compared(&self, figures: VerifyFigures) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+    }
+
+    /// The figures of the last comparison.
+    pub fn figures(&self) -> VerifyFigures {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A phase begins.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::cli::MigrateOptions;
+use crate::compare;
 use crate::context::Context;
 use crate::cutover::{self, Figures};
 use crate::error::{Exit, Failure};
 use crate::finish;
 use crate::keep::{self, Following};
+use crate::monitor::Board;
 use crate::pg::Role;
 use crate::preflight;
 use crate::report::{Event, Phase};
@@ -23,6 +25,9 @@ use crate::ties::Ties;
 /// where the lock was not to be had. The old table is kept in step by whoever runs `resume` then.
 pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option<Figures>, Failure> {
     let migration = back.store.get(back.id).await?;
+    if let Some(migration) = &migration {
+        compare::allows(migration)?;
+    }
     let figures = match migration.map(|m| m.phase) {
         Some(state::Phase::Keep) => Some(swap(back, options).await?),
         _ => None,
@@ -34,7 +39,7 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option
 async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, Failure> {
     past_locks(async || judge(back).await).await?;
     finish::end_former_run(back).await?;
-    let following = Following::start(back, options).await?;
+    let following = Following::start(back, options, &Arc::new(Board::new((0, 0), Arc::default()))).await?;
     let swapped = async {
         if let Some(failure) = cutover::unfit(back, &following.follower) {
             return Err(failure);

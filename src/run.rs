@@ -4,13 +4,14 @@
 //! and what was not compared, or spared the comparison on request, cannot be swapped. A resumed run walks the same path;
 //! a phase that an earlier run has completed gives its token at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cli::MigrateOptions;
+use crate::compare::{self, Comparison};
 use crate::context::Context;
 use crate::copy::{self, ranges::Ranges};
 use crate::cutover;
@@ -22,9 +23,7 @@ use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
-use crate::stream::Key;
 use crate::throttle::{Throttle, throttle};
-use crate::verify;
 use crate::{fill, finish, index, keep, prepare, rollback, slot};
 
 /// Every row alive at X0 is in the shadow.
@@ -74,7 +73,6 @@ struct Work {
     columns: HashMap<u32, String>,
     seconds: std::sync::Mutex<Vec<(Phase, f64)>>,
     figures: std::sync::Mutex<Option<cutover::Figures>>,
-    verified: std::sync::Mutex<Option<(u64, u64, u64)>>,
 }
 
 impl Run {
@@ -96,7 +94,7 @@ impl Run {
 
     async fn phases(&mut self, mut migration: Migration) -> Result<(), Failure> {
         if migration.phase == state::Phase::Differs {
-            return Err(differs(&migration));
+            return compare::allows(&migration);
         }
         let stopped = stop_request(self.options.max_runtime);
         let mut stopped = std::pin::pin!(stopped);
@@ -116,31 +114,46 @@ impl Run {
         if migration.phase.is_before_swap() {
             self.swap(migration, &mut stopped).await?;
         }
-        match self.until {
-            Until::Swapped => {
-                self.clean_up().await?;
-                self.keep(&mut stopped).await
-            }
-            Until::Compared => Ok(()),
+        if self.until == Until::Swapped {
+            self.clean_up().await?;
         }
+        self.keep(&mut stopped).await
     }
 
     /// Keeps the old table in step where that was asked for.
-    async fn keep(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
+    async fn keep(&mut self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
         let migration = self.again().await?;
-        if !matches!(migration.phase, state::Phase::Keep | state::Phase::SwappedBack) {
+        if !matches!(migration.phase, state::Phase::Keep | state::Phase::SwappedBack | state::Phase::NoWayBack) {
             return Ok(());
         }
         let back = keep::way_back(&self.context, &migration)?;
-        if migration.phase == state::Phase::SwappedBack {
-            return rollback::clean_up(&back).await;
+        match migration.phase {
+            state::Phase::SwappedBack => return rollback::clean_up(&back).await,
+            state::Phase::NoWayBack => {
+                keep::drop_way_back(&back).await?;
+                return compare::allows(&migration);
+            }
+            _ => {}
         }
         self.context.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
-        tokio::select! {
-            ended = keep::run(&back, &self.options) => ended,
+        let begun = Instant::now();
+        let board = Arc::new(Board::new((0, 0), Arc::default()));
+        let work = async {
+            match self.until {
+                Until::Swapped => keep::run(&back, &self.options, &board).await,
+                Until::Compared => keep::compare(&back, &self.options, &board).await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = work => ended,
             why = stopped => Err(why),
             failure = lease_lost(&self.context) => Err(failure),
+        };
+        if self.until == Until::Compared {
+            self.report.seconds.verify = Some(begun.elapsed().as_secs_f64());
+            self.report.verify = board.figures();
         }
+        ended
     }
 
     /// Nothing of worth is made before the copy: a run that cannot prepare leaves nothing behind.
@@ -277,7 +290,6 @@ impl Run {
             columns,
             seconds: std::sync::Mutex::default(),
             figures: std::sync::Mutex::default(),
-            verified: std::sync::Mutex::default(),
         };
         Ok((work, monitor))
     }
@@ -303,16 +315,12 @@ impl Run {
         r.chunks = Some(work.copy.chunks.load(Ordering::Relaxed));
         r.keys_journaled = Some(view.journaled.load(Ordering::Relaxed) + work.copy.journaled.load(Ordering::Relaxed));
         r.keys_flushed = Some(view.flushed.load(Ordering::Relaxed));
+        r.verify = work.board.figures();
         let peaks = work.board.peaks();
         r.peak_slot_wal_bytes = Some(peaks.slot_wal);
         r.peak_lag = peaks.lag;
         r.throttled_seconds.by_reason = work.board.throttled();
         r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().fold(0.0, |all, s| all + s));
-        if let Some((rows, differences, rechecked)) = work.verified.lock().ok().and_then(|v| *v) {
-            r.verify.rows_compared = Some(rows);
-            r.verify.differences = Some(differences);
-            r.verify.rechecked = Some(rechecked);
-        }
         if let Some(f) = work.figures.lock().ok().and_then(|f| f.clone()) {
             r.keys_flushed = r.keys_flushed.map(|k| k + f.final_keys);
             r.cutover = f.told();
@@ -454,19 +462,7 @@ impl Work {
         let id = self.context.id;
         let from = if self.migration.phase == P::Ready { P::Ready } else { P::CatchUp };
         if self.options.verify || again {
-            let verdict = compare(&self.context, &self.follower, &self.throttle, self.board.verified.clone()).await?;
-            if let Ok(mut kept) = self.verified.lock() {
-                *kept = Some((verdict.rows_compared, verdict.difference_count, verdict.rechecked));
-            }
-            self.context.reporter.say(Event::VerifyResult {
-                rows_compared: verdict.rows_compared,
-                differences: verdict.difference_count,
-                rechecked: verdict.rechecked,
-            });
-            if verdict.difference_count > 0 {
-                self.context.store.set_phase(id, from, P::Differs).await?;
-                return Err(found_different(id, &verdict));
-            }
+            self.comparison().run(from).await?;
         }
         if from == P::CatchUp {
             self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
@@ -489,6 +485,11 @@ impl Work {
         Ok(Ready(()))
     }
 
+    fn comparison(&self) -> Comparison<'_> {
+        let Work { context, follower, throttle, board, .. } = self;
+        Comparison { context, forth: None, follower, throttle, board }
+    }
+
     /// Extended statistics are there before the ANALYZE that fills them, and the planner's before materialized views are
     /// filled.
     async fn analyze(&self, sql: &str) -> Result<(), Failure> {
@@ -504,6 +505,9 @@ impl Work {
         let cutover = &self.options.cutover;
         let mut said = false;
         loop {
+            if self.comparison().answer(state::Phase::Ready, Phase::Ready).await? {
+                said = false;
+            }
             let file = cutover.postpone_file.as_ref().filter(|f| f.exists());
             let flag = cutover.postpone && !self.released().await?;
             let why = match (file, flag) {
@@ -515,7 +519,7 @@ impl Work {
                 said = true;
                 self.context.reporter.say(Event::Waiting { on: why });
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            tokio::time::sleep(compare::EVERY).await;
         }
     }
 
@@ -537,63 +541,6 @@ impl Work {
         }
         Ok(())
     }
-}
-
-impl verify::InStep for Follower {
-    async fn watch(&self, keys: Vec<Key>) -> Result<(), Failure> {
-        Follower::watch(self, keys).await
-    }
-
-    async fn settle(&self) -> Result<(), Failure> {
-        Follower::settle(self).await
-    }
-
-    async fn touched(&self) -> Result<HashSet<Key>, Failure> {
-        Follower::touched(self).await
-    }
-}
-
-/// Compares source and shadow while the follower keeps them in step.
-async fn compare(
-    context: &Context,
-    follower: &Follower,
-    throttle: &Throttle,
-    progress: Arc<verify::Progress>,
-) -> Result<verify::Verdict, Failure> {
-    let job = verify::Job {
-        connector: context.connector.clone(),
-        plan: context.plan.clone(),
-        shadow: context.names.shadow(),
-        shadow_leaves: context.plan.leaves(&context.names).into_iter().map(|leaf| leaf.names.shadow()).collect(),
-        jobs: u32::from(context.jobs),
-        throttle: throttle.clone(),
-    };
-    verify::run(job, follower, progress).await
-}
-
-fn found_different(id: i32, verdict: &verify::Verdict) -> Failure {
-    let shown: Vec<String> = verdict
-        .differences
-        .iter()
-        .take(5)
-        .map(|d| {
-            let how = match d.kind {
-                verify::Kind::Missing => "is missing in the shadow".to_owned(),
-                verify::Kind::Extra => "is in the shadow only".to_owned(),
-                verify::Kind::Different => format!("differs in {}", d.columns.join(", ")),
-            };
-            format!("{} {how}", d.key)
-        })
-        .collect();
-    Failure::new(Exit::Differs, format!("source and shadow differ in {} rows", verdict.difference_count))
-        .detail(format!("{}.", shown.join("; ")))
-        .hint(format!("There is no cut-over for this migration: run pgrecast abort {id}. The table is as it was."))
-}
-
-fn differs(migration: &Migration) -> Failure {
-    Failure::new(Exit::Differs, format!("migration {} failed its verification", migration.id))
-        .detail("A difference between source and shadow was found by an earlier run, so there can be no cut-over.")
-        .hint(format!("Run pgrecast abort {}.", migration.id))
 }
 
 /// Rows by the catalog's estimate, and bytes of the main fork.
@@ -619,7 +566,7 @@ async fn lease_lost(context: &Context) -> Failure {
 }
 
 /// SIGINT, SIGTERM or the end of `--max-runtime`. A second signal ends the process at once.
-async fn stop_request(max_runtime: Option<Duration>) -> Failure {
+pub async fn stop_request(max_runtime: Option<Duration>) -> Failure {
     use tokio::signal::unix::{SignalKind, signal};
     let again = "Run the same command again to go on.";
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -11,6 +11,7 @@ const ROOMS: &[&str] = &[
     "run",
     "rollback",
     "keep",
+    "compare",
     "monitor",
     "cutover",
     "index",

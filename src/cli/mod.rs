@@ -114,6 +114,8 @@ pub struct One {
 pub struct Verify {
     /// The migration's number; the only one there is where none.
     pub id: Option<i64>,
+    /// Nothing is taken from a comparison that was interrupted.
+    pub anew: bool,
     /// The database.
     pub connection: Connection,
     /// What is said, and where.
@@ -202,6 +204,7 @@ fn check(typed: Typed) -> Result<Command, Failure> {
         Typed::Abort(typed) => Ok(Command::Abort(typed.into())),
         Typed::Verify(typed) => Ok(Command::Verify(Verify {
             id: typed.which.id,
+            anew: typed.anew,
             output: Output::new(&typed.session.format, typed.report),
             connection: typed.session.into(),
         })),

@@ -132,6 +132,9 @@ pub(super) struct OneArgs {
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pub(super) which: Which,
+    /// Begin from the start, where a comparison that was interrupted would go on
+    #[arg(long)]
+    pub(super) anew: bool,
     #[command(flatten)]
     pub(super) session: Session,
     #[command(flatten)]

@@ -111,29 +111,11 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
 }
 
-/// Compares source and shadow of a stopped migration, and stops again.
-pub async fn verify(typed: crate::cli::Verify) -> Result<(), Failure> {
-    let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
-    let comparable = |m: &Migration| match m.phase {
-        Phase::CatchUp | Phase::Ready | Phase::Differs => true,
-        Phase::Prepare | Phase::Copy | Phase::Index | Phase::Swapped => false,
-        Phase::Keep | Phase::SwappedBack | Phase::Complete | Phase::RolledBack => false,
-    };
-    let migration = opened.find(typed.id, "verify", comparable).await?;
-    if !comparable(&migration) {
-        return Err(Failure::usage(format!("migration {} is in phase {}", migration.id, migration.phase))
-            .hint("Source and shadow can be compared between the index builds and the cut-over."));
-    }
-    let options = migration.options.clone();
-    let how = How { command: "verify", resumed: true, until: Until::Compared };
-    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
-}
-
 /// What a run is for.
-struct How {
-    command: &'static str,
-    resumed: bool,
-    until: Until,
+pub(super) struct How {
+    pub(super) command: &'static str,
+    pub(super) resumed: bool,
+    pub(super) until: Until,
 }
 
 /// What makes a command the same command: the table, the clauses, and what shapes the target.
@@ -176,7 +158,7 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
 }
 
 /// Runs a registered migration to its end.
-async fn go(
+pub(super) async fn go(
     opened: Opened,
     migration: Migration,
     options: MigrateOptions,
@@ -237,7 +219,7 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
         Some(Phase::SwappedBack | Phase::RolledBack) => {
             format!("The tables are swapped back: pgrecast rollback {id} cleans up.")
         }
-        Some(Phase::Swapped | Phase::Complete) => {
+        Some(Phase::Swapped | Phase::Complete | Phase::NoWayBack) => {
             format!("The tables are swapped; what remains to clean up, pgrecast resume {id} removes.")
         }
         Some(Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs) => {

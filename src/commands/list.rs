@@ -66,6 +66,9 @@ fn note(m: &Migration, running: bool) -> String {
                 m.id
             )
         }
+        (Phase::NoWayBack, false) => {
+            format!("new and old table differ, so there is no rollback: pgrecast finish {}", m.id)
+        }
         (Phase::Differs, false) => format!("source and shadow differ: pgrecast abort {}", m.id),
         (Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Swapped, false) => {
             format!("stopped; its slot holds WAL: pgrecast resume {0} or pgrecast abort {0}", m.id)

@@ -7,6 +7,7 @@ mod opened;
 mod remove;
 mod rollback;
 mod steps;
+mod verify;
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Status(one) => list::status(one).await,
         Command::Cutover(one) => remove::release(one).await,
         Command::Abort(one) => remove::abort(one).await,
-        Command::Verify(verify) => alter::verify(verify).await,
+        Command::Verify(verify) => verify::verify(verify).await,
         Command::Finish(finish) => remove::finish(finish).await,
         Command::Rollback(typed) => rollback::rollback(typed).await,
         Command::Demo(typed) => demo::demo(typed).await,

@@ -3,6 +3,7 @@
 use super::opened::{is_unfinished, open};
 use super::{reporter, say_line};
 use crate::cli::{Finish, MigrateOptions, One};
+use crate::compare::allows;
 use crate::error::Failure;
 use crate::finish;
 use crate::pg::Role;
@@ -36,7 +37,7 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let migration = opened.find(Some(typed.id), "finish", |_| true).await?;
     match migration.phase {
-        Phase::Complete | Phase::Keep | Phase::RolledBack => {}
+        Phase::Complete | Phase::Keep | Phase::RolledBack | Phase::NoWayBack => {}
         Phase::Swapped | Phase::SwappedBack => {
             return Err(Failure::usage(format!("migration {} is not cleaned up yet", migration.id))
                 .hint(format!("Run pgrecast resume {} first.", migration.id)));
@@ -53,7 +54,7 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     let migration = context.store.get(migration.id).await?.unwrap_or(migration);
     let gone = match (migration.phase, &migration.plan.back) {
         (Phase::RolledBack, Some(back)) => back.source.oid,
-        (Phase::Complete | Phase::Keep, _) => migration.source_oid,
+        (Phase::Complete | Phase::Keep | Phase::NoWayBack, _) => migration.source_oid,
         _ => return Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
     };
     // On a standby that was promoted in time the first slot may still be there.
@@ -70,6 +71,7 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
 pub async fn release(typed: One) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let migration = opened.find(typed.id, "cut over", |m| is_unfinished(m) && m.phase.is_before_swap()).await?;
+    allows(&migration)?;
     opened.store.release_cutover(migration.id).await?;
     let text = format!("migration {} may cut over as soon as it is ready", migration.id);
     say(typed.format, "released", migration.id, &text);

@@ -3,6 +3,7 @@
 use super::opened::open;
 use super::{close, reporter};
 use crate::cli::{MigrateOptions, Rollback};
+use crate::compare;
 use crate::error::Failure;
 use crate::keep;
 use crate::report::{Event, Report};
@@ -29,6 +30,7 @@ pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
                 .detail("Nothing keeps the old table in step, so a swap back would lose what was written since.")
                 .hint(format!("pgrecast finish {id} drops the old table.")));
         }
+        Phase::NoWayBack => return compare::allows(&migration),
         Phase::RolledBack => {
             return Err(Failure::usage(format!("migration {id} is rolled back already"))
                 .hint(format!("pgrecast finish {id} drops the new table.")));

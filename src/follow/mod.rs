@@ -102,6 +102,11 @@ impl View {
         all
     }
 
+    /// Keys of rows that do not fit.
+    pub fn unfit_keys(&self) -> HashSet<Key> {
+        self.unfit.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// Sets a key aside; whether that is news.
     fn set_aside(&self, key: &Key, why: Failure) -> bool {
         let mut unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);

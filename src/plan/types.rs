@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shape::Shape;
+use super::shape::{Column, Shape};
+use crate::pg::sql::plain_ident;
 use crate::pg::{Ident, QualifiedName};
 
 /// A single-target migration, decided.
@@ -399,6 +400,20 @@ impl Plan {
             c.expression().is_some() && self.target.column(&c.name).is_some_and(|t| t.origin.is_identity())
         };
         if self.columns.iter().any(|c| identity(&c)) { " OVERRIDING SYSTEM VALUE" } else { "" }
+    }
+
+    /// Whether the target's key has the very values of the source's: no two source keys can make one target key then.
+    pub fn keeps_key_values(&self) -> bool {
+        let integer = |c: &Column| matches!(c.base_type_sql.as_str(), "smallint" | "integer" | "bigint");
+        self.key.columns.iter().all(|k| {
+            let (Some(from), Some(to)) = (self.source.column(&k.source), self.target.column(&k.target)) else {
+                return false;
+            };
+            let name = plain_ident(&k.source);
+            let cast = [format!("({name})::{}", to.base_type_sql), format!("{name}::{}", to.base_type_sql)];
+            k.expression == Ident(&k.source).to_string()
+                || (integer(from) && integer(to) && cast.contains(&k.expression))
+        })
     }
 
     /// Names of the source's key columns.

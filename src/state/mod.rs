@@ -1,6 +1,7 @@
 //! The control schema: what must survive a kill, and the lease that keeps two runners apart.
 
 mod phase;
+mod question;
 mod store;
 
 pub use phase::Phase;

@@ -28,11 +28,13 @@ pub enum Phase {
     RolledBack,
     /// Verification found a difference: abort is all that is left.
     Differs,
+    /// It found one in the rollback window: the old table is followed no more, and finish is all that is left.
+    NoWayBack,
 }
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 11] = [
+    pub const ALL: [Phase; 12] = [
         Phase::Prepare,
         Phase::Copy,
         Phase::Index,
@@ -44,6 +46,7 @@ impl Phase {
         Phase::Complete,
         Phase::RolledBack,
         Phase::Differs,
+        Phase::NoWayBack,
     ];
 
     /// The word the control schema keeps.
@@ -60,6 +63,7 @@ impl Phase {
             Phase::Complete => "complete",
             Phase::RolledBack => "rolled back",
             Phase::Differs => "differs",
+            Phase::NoWayBack => "no way back",
         }
     }
 
@@ -75,10 +79,10 @@ impl Phase {
             | (P::Ready, P::Differs)
             | (P::Ready, P::Swapped)
             | (P::Swapped, P::Keep | P::Complete)
-            | (P::Keep, P::SwappedBack | P::Complete)
+            | (P::Keep, P::SwappedBack | P::Complete | P::NoWayBack)
             | (P::SwappedBack, P::RolledBack) => true,
             (P::Prepare | P::Copy | P::Index | P::CatchUp | P::Ready | P::Differs, _)
-            | (P::Swapped | P::Keep | P::SwappedBack | P::Complete | P::RolledBack, _) => false,
+            | (P::Swapped | P::Keep | P::SwappedBack | P::Complete | P::RolledBack | P::NoWayBack, _) => false,
         }
     }
 
@@ -87,6 +91,7 @@ impl Phase {
         match self {
             Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => true,
             Phase::Swapped | Phase::Keep | Phase::SwappedBack | Phase::Complete | Phase::RolledBack => false,
+            Phase::NoWayBack => false,
         }
     }
 
@@ -95,7 +100,7 @@ impl Phase {
         match self {
             Phase::Complete | Phase::RolledBack => true,
             Phase::Prepare | Phase::Copy | Phase::Index | Phase::CatchUp | Phase::Ready | Phase::Differs => false,
-            Phase::Swapped | Phase::Keep | Phase::SwappedBack => false,
+            Phase::Swapped | Phase::Keep | Phase::SwappedBack | Phase::NoWayBack => false,
         }
     }
 }
@@ -131,7 +136,7 @@ mod tests {
             for b in &Phase::ALL[..=i] {
                 assert!(!a.may_become(*b), "{a} to {b}");
             }
-            for last in [Phase::Differs, Phase::Complete, Phase::RolledBack] {
+            for last in [Phase::Differs, Phase::NoWayBack, Phase::Complete, Phase::RolledBack] {
                 assert!(!last.may_become(a), "{last} to {a}");
             }
         }

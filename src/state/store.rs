@@ -13,10 +13,10 @@ use crate::pg::{Conn, Literal};
 use crate::plan::types::{OldNames, Plan};
 
 /// First half of the two-part advisory lock keys: `pgrc` in ASCII. The second is the migration's id, 0 for the schema.
-const LOCK_CLASS: i32 = 0x7067_7263;
+pub(super) const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 4;
+const LAYOUT: i32 = 5;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -40,6 +40,9 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     swapped_at timestamptz,
     ending text,
     to_validate jsonb NOT NULL DEFAULT '[]',
+    verdict jsonb,
+    asked int8 NOT NULL DEFAULT 0,
+    answered int8 NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -66,7 +69,17 @@ CREATE TABLE IF NOT EXISTS pgrecast.slot (
     name name NOT NULL,
     done pg_lsn NOT NULL,
     PRIMARY KEY (migration, name)
-) WITH (fillfactor = 10);";
+) WITH (fillfactor = 10);
+CREATE TABLE IF NOT EXISTS pgrecast.comparison (
+    migration int PRIMARY KEY REFERENCES pgrecast.migration ON DELETE CASCADE,
+    basis text NOT NULL,
+    bits int NOT NULL,
+    within bytea[] NOT NULL,
+    done jsonb NOT NULL,
+    rows int8 NOT NULL,
+    sums bytea NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);";
 
 /// One row of `pgrecast.migration`.
 #[derive(Debug, Clone)]
@@ -99,6 +112,10 @@ pub struct Migration {
     pub ending: Option<Ending>,
     /// Seconds since the swap.
     pub since_swap: Option<f64>,
+    /// What the last comparison that was asked for, or that found a difference, came to.
+    pub verdict: Option<serde_json::Value>,
+    /// Comparisons that were asked for, and up to which of them they were answered.
+    pub asked: (i64, i64),
     /// When it was begun, RFC 3339.
     pub started_at: String,
     /// Rows copied so far.
@@ -223,7 +240,8 @@ impl Store {
                 m.x0::text, m.blocks, m.cutover_released, m.old_table,
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                 coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8,
-                m.old_names::text, m.ending, extract(epoch FROM clock_timestamp() - m.swapped_at)::float8
+                m.old_names::text, m.ending, extract(epoch FROM clock_timestamp() - m.swapped_at)::float8,
+                m.verdict::text, m.asked, m.answered
             FROM pgrecast.migration m ORDER BY m.id";
         self.conn.rows("list migrations", sql, &[]).await?.iter().map(read_row).collect()
     }
@@ -375,7 +393,7 @@ impl Store {
             self.conn
                 .batch(
                     "drop control schema",
-                    "DROP TABLE pgrecast.slot; DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
+                    "DROP TABLE pgrecast.comparison; DROP TABLE pgrecast.slot; DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
                 )
                 .await
                 .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;
@@ -421,5 +439,10 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
             .into_iter()
             .find(|e| row.get::<_, Option<&str>>(15) == Some(e.word())),
         since_swap: row.get(16),
+        verdict: match row.get::<_, Option<&str>>(17) {
+            Some(text) => Some(serde_json::from_str(text).map_err(|e| broken("verdict", e.to_string()))?),
+            None => None,
+        },
+        asked: (row.get(18), row.get(19)),
     })
 }

@@ -26,12 +26,15 @@ pub struct Group {
 }
 
 /// Both sides' sums, which cancel out where the sides are equal.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sums {
     buckets: Vec<Sum>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Bytes of a bucket's sum.
+const SUM_BYTES: usize = 16;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sum {
     digest: u64,
     source: u32,
@@ -54,6 +57,50 @@ impl Sums {
         };
         // Saturation would take 2^46 rows at least.
         *rows = rows.saturating_add(u32::try_from(group.rows).unwrap_or(u32::MAX));
+    }
+
+    /// Adds what others have summed.
+    pub fn absorb(&mut self, other: &Sums) {
+        for (sum, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            sum.digest ^= more.digest;
+            sum.source = sum.source.saturating_add(more.source);
+            sum.shadow = sum.shadow.saturating_add(more.shadow);
+        }
+    }
+
+    /// Their size as bytes.
+    pub fn size(&self) -> u64 {
+        (self.buckets.len() * SUM_BYTES) as u64
+    }
+
+    /// As bytes: for each bucket its digest, its rows in the source, its rows in the shadow, little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.buckets.len() * SUM_BYTES);
+        for sum in &self.buckets {
+            bytes.extend(sum.digest.to_le_bytes());
+            bytes.extend(sum.source.to_le_bytes());
+            bytes.extend(sum.shadow.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads them again; `None` where they are not those of 2^`bits` buckets.
+    pub fn from_bytes(bits: u32, bytes: &[u8]) -> Option<Self> {
+        let mut sums = (BITS.0..=BITS.1).contains(&bits).then(|| Sums::new(bits))?;
+        if bytes.len() as u64 != sums.size() {
+            return None;
+        }
+        for (sum, bytes) in sums.buckets.iter_mut().zip(bytes.chunks_exact(SUM_BYTES)) {
+            let (digest, rows) = bytes.split_first_chunk()?;
+            let (source, rows) = rows.split_first_chunk()?;
+            let (shadow, _) = rows.split_first_chunk()?;
+            *sum = Sum {
+                digest: u64::from_le_bytes(*digest),
+                source: u32::from_le_bytes(*source),
+                shadow: u32::from_le_bytes(*shadow),
+            };
+        }
+        Some(sums)
     }
 
     /// The buckets that differ.
@@ -145,6 +192,27 @@ mod tests {
     fn bits_of_the_bitmap_are_where_the_server_looks_for_them() {
         let bitmap = sums(&[(Side::Source, group(0, 1, 7)), (Side::Shadow, group(9, 1, 7))]).suspects().bitmap();
         assert_eq!((bitmap.len(), bitmap[0], bitmap[1]), (1 << 11, 1, 2));
+    }
+
+    #[test]
+    fn sums_that_were_kept_are_what_they_were() {
+        let kept = sums(&[(Side::Source, group(3, 1, u64::MAX - 1)), (Side::Shadow, group((1 << 14) - 1, 7, 5))]);
+        let bytes = kept.to_bytes();
+        assert_eq!(Sums::from_bytes(BITS.0, &bytes), Some(kept.clone()));
+        assert_eq!(Sums::from_bytes(BITS.0 + 1, &bytes), None);
+        assert_eq!(Sums::from_bytes(BITS.0, &bytes[1..]), None);
+        assert_eq!(Sums::from_bytes(63, &bytes), None);
+        // What was read before and what was read since are one reading.
+        let mut whole = sums(&[(Side::Shadow, group(3, 1, u64::MAX - 1))]);
+        whole.absorb(&kept);
+        assert_eq!(
+            whole,
+            sums(&[
+                (Side::Source, group(3, 1, 0)),
+                (Side::Shadow, group(3, 1, 0)),
+                (Side::Shadow, group((1 << 14) - 1, 7, 5))
+            ])
+        );
     }
 
     proptest! {

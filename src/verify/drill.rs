@@ -92,10 +92,10 @@ impl Pass for Pairs<'_> {
         Ok(Pair { hash, digest, alone })
     }
 
-    fn merge(&self, side: Side, pairs: Vec<Pair>) {
+    fn merge(&self, part: Part, pairs: Vec<Pair>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for Pair { hash, digest, alone } in pairs {
-            match (side, alone) {
+            match (part.side, alone) {
                 (Side::Shadow, _) => {
                     let (sum, rows) = state.shadow.entry(hash).or_default();
                     *sum ^= digest;
@@ -132,7 +132,7 @@ impl Pass for Names<'_> {
         key(row, 0)
     }
 
-    fn merge(&self, _: Side, keys: Vec<Option<Key>>) {
+    fn merge(&self, _: Part, keys: Vec<Option<Key>>) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).extend(keys.into_iter().flatten());
     }
 }

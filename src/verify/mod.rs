@@ -8,12 +8,14 @@
 //! brought nothing of its key from before the comparison until after it.
 //!
 //! So a row that nobody touches is compared in any case; one that changes meanwhile is compared as it was when it was
-//! read, or when its key was looked up, and every later change of it is the stream's.
+//! read, or when its key was looked up, and every later change of it is the stream's. That holds for one that is
+//! interrupted and gone on with as well ([`kept`]).
 
 mod buckets;
 mod digest;
 mod drill;
 mod hash;
+mod kept;
 mod pass;
 mod recheck;
 pub mod statements;
@@ -27,10 +29,13 @@ use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Connector, Error, QualifiedName, Role};
 use crate::plan::types::{Names, Plan};
+use crate::report::Reporter;
 use crate::retry::Retry;
 use crate::stream::Key;
 use crate::throttle::Throttle;
+use kept::Keeper;
 use recheck::Recheck;
+use serde::{Deserialize, Serialize};
 use statements::Statements;
 
 /// Differences that are kept to be shown.
@@ -67,6 +72,11 @@ pub trait InStep: Send + Sync {
     /// # Errors
     /// The stream's own.
     fn touched(&self) -> impl Future<Output = Result<HashSet<Key>, Failure>> + Send;
+
+    /// Source keys whose rows are known not to fit the shadow: they were said, and differ for that reason.
+    fn set_aside(&self) -> HashSet<Key> {
+        HashSet::new()
+    }
 }
 
 /// What the verification needs.
@@ -75,6 +85,8 @@ pub struct Job {
     pub connector: Connector,
     /// The plan.
     pub plan: Arc<Plan>,
+    /// Where that is the way back of a migration, the migration's own.
+    pub forth: Option<Arc<Plan>>,
     /// The table to compare with the source.
     pub shadow: QualifiedName,
     /// Its tables that hold rows, in the order of the plan's leaves: itself where it is not partitioned.
@@ -83,6 +95,16 @@ pub struct Job {
     pub jobs: u32,
     /// What holds the workers back.
     pub throttle: Throttle,
+    /// Where to keep what was read, so that a comparison that is interrupted goes on.
+    pub keep: Option<Keep>,
+}
+
+/// What keeping needs.
+pub struct Keep {
+    /// The migration.
+    pub id: i32,
+    /// Where it is said that an earlier comparison goes on.
+    pub reporter: Reporter,
 }
 
 /// How far the verification is; shared with whoever shows it.
@@ -99,7 +121,7 @@ pub struct Progress {
 }
 
 /// What the comparison found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Source rows compared.
     pub rows_compared: u64,
@@ -109,10 +131,16 @@ pub struct Verdict {
     pub differences: Vec<Difference>,
     /// All differences; from [`DIFFERENCES_COUNTED`] on there may be more.
     pub difference_count: u64,
+    /// Rows that are known not to fit the shadow; they are no differences.
+    pub set_aside_count: u64,
+    /// The keys of the first [`DIFFERENCES_KEPT`] of them.
+    pub set_aside: Vec<String>,
+    /// When it was begun, where it went on with what an earlier run had read.
+    pub begun_before: Option<String>,
 }
 
 /// A row that is not the same on both sides, for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// In what way.
     pub kind: Kind,
@@ -123,7 +151,8 @@ pub struct Difference {
 }
 
 /// The ways in which a row can differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The shadow does not have it.
     Missing,
@@ -152,11 +181,20 @@ struct Site {
 /// The server's, where trying again does not help; drift of the source; the stream's. Differences are no error.
 pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> Result<Verdict, Failure> {
     let (site, rows) = Site::open(job, progress).await?;
-    let bits = buckets::bits(rows);
+    let (keeper, begun) = match &site.job.keep {
+        Some(keep) => {
+            let (keeper, begun) = Keeper::open(&site, keep).await?;
+            (Some(keeper), begun)
+        }
+        None => (None, None),
+    };
+    let (bits, mut within, mut begun, begun_before) = match begun {
+        Some(begun) => (begun.bits, begun.within, Some(begun.state), Some(begun.at)),
+        None => (buckets::bits(rows), Vec::new(), None, None),
+    };
     let mut recheck = Recheck::new(&site, in_step);
-    let mut within: Vec<Vec<u8>> = Vec::new();
     let suspects = loop {
-        let suspects = digest::run(&site, bits, &within).await?;
+        let suspects = digest::run(&site, bits, &within, begun.take(), keeper.as_ref()).await?;
         tracing::debug!(level = within.len(), bits, rows = suspects.rows(), share = suspects.share(), "buckets differ");
         let is_small = suspects.rows() <= SLICE_ROWS || suspects.share() > HOPELESS_SHARE;
         if is_small || within.len() + 1 == LEVELS {
@@ -172,14 +210,19 @@ pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> R
             break;
         }
     }
-    let rows_compared = site.progress.rows.load(Ordering::Relaxed);
-    Ok(Verdict { rows_compared, ..recheck.into_verdict() })
+    if let Some(keeper) = keeper {
+        keeper.forget().await?;
+    }
+    Ok(Verdict { rows_compared: site.rows(), begun_before, ..recheck.into_verdict() })
 }
 
 impl Site {
     /// Also says how many rows the source is thought to have.
     async fn open(job: Job, progress: Arc<Progress>) -> Result<(Site, u64), Failure> {
-        let statements = Statements::new(&job.plan, &job.shadow, &job.shadow_leaves)?;
+        let statements = match &job.forth {
+            None => Statements::new(&job.plan, &job.shadow, &job.shadow_leaves)?,
+            Some(forth) => Statements::of_way_back(forth, &job.plan, &job.shadow)?,
+        };
         let source = &job.plan.source;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; {}",
@@ -195,6 +238,11 @@ impl Site {
         };
         let leaves = job.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.name.clone()).collect();
         Ok((Site { begin, columns, statements, leaves, job, progress }, rows))
+    }
+
+    /// Source rows read so far.
+    fn rows(&self) -> u64 {
+        self.progress.rows.load(Ordering::Relaxed)
     }
 
     fn key_names(&self) -> impl Iterator<Item = &str> {

@@ -41,7 +41,17 @@ pub trait Pass: Sync {
     fn read(&self, side: Side, row: &Row) -> Result<Self::Item, tokio_postgres::Error>;
 
     /// Takes the rows of one range, each range once.
-    fn merge(&self, side: Side, items: Vec<Self::Item>);
+    fn merge(&self, part: Part, items: Vec<Self::Item>);
+
+    /// Ranges of a table, sorted, that an earlier run has read.
+    fn done(&self, _side: Side, _leaf: usize) -> Vec<BlockRange> {
+        Vec::new()
+    }
+
+    /// After each range, outside of any transaction of the reading.
+    fn merged(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Reads every block of these sides.
@@ -52,9 +62,13 @@ pub async fn run<P: Pass>(site: &Site, sides: &[Side], pass: &P) -> Result<(), F
     let mut queue = Vec::new();
     for leaf in 0..site.tables(Side::Source).len() {
         for side in sides {
-            // An empty table has one range all the same: it may not stay empty.
-            let ranges = Ranges::new(blocks(site, *side, leaf).await?.max(1), &[]);
-            site.progress.total_blocks.fetch_add(u64::from(ranges.total()), Ordering::Relaxed);
+            let done = pass.done(*side, leaf);
+            // The last range is open: an empty table may not stay empty, and a read one may have grown.
+            let behind = done.last().map_or(0, |(_, end)| *end);
+            let ranges = Ranges::new(blocks(site, *side, leaf).await?.max(behind.saturating_add(1)), &done);
+            let progress = &site.progress;
+            progress.total_blocks.fetch_add(u64::from(ranges.total()), Ordering::Relaxed);
+            progress.blocks.fetch_add(u64::from(ranges.total() - ranges.remaining()), Ordering::Relaxed);
             queue.push(Reading { side: *side, leaf, ranges });
         }
     }
@@ -131,12 +145,13 @@ async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> 
             match site.within(&open, chunk(&open, pass, part)).await {
                 Ok(items) => {
                     retry.reset();
-                    pass.merge(part.side, items?);
+                    pass.merge(part, items?);
                     let blocks = range.1 - range.0;
                     site.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
                     learn(queue, part, blocks, begun.elapsed());
                     conn = Some(open);
                     site.job.throttle.rest(begun.elapsed()).await;
+                    pass.merged().await?;
                     break;
                 }
                 Err(e) => {
@@ -165,7 +180,7 @@ async fn chunk<P: Pass>(conn: &Conn, pass: &P, part: Part) -> Result<Vec<P::Item
 
 impl Site {
     /// The tables that hold a side's rows, in the order of the plan's leaves.
-    fn tables(&self, side: Side) -> &[QualifiedName] {
+    pub fn tables(&self, side: Side) -> &[QualifiedName] {
         match side {
             Side::Source => &self.leaves,
             Side::Shadow => &self.job.shadow_leaves,

@@ -4,10 +4,13 @@
 //! it is compared again: it differs for good when the stream has brought nothing of it in between. Nothing is ever
 //! flushed for the comparison's sake, since that would mend what is to be found.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::drill::{self, Candidates};
+use super::statements::Compare;
 use super::{DIFFERENCES_COUNTED, DIFFERENCES_KEPT, Difference, InStep, Kind, Site, Verdict};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -30,6 +33,10 @@ pub struct Recheck<'a, S> {
     in_step: &'a S,
     conn: Option<Conn>,
     verdict: Verdict,
+    /// Source keys that were made from target keys, which they need not be the only ones to make.
+    inverted: HashMap<Key, Key>,
+    /// Those of them that the source does not have.
+    doubtful: Vec<(Key, Key)>,
 }
 
 /// A key that is not the same on both sides.
@@ -49,7 +56,8 @@ struct Seen {
 impl<'a, S: InStep> Recheck<'a, S> {
     /// Nothing found yet.
     pub fn new(site: &'a Site, in_step: &'a S) -> Self {
-        Recheck { site, in_step, conn: None, verdict: Verdict::default() }
+        let (inverted, doubtful) = (HashMap::new(), Vec::new());
+        Recheck { site, in_step, conn: None, verdict: Verdict::default(), inverted, doubtful }
     }
 
     /// What was found.
@@ -70,10 +78,36 @@ impl<'a, S: InStep> Recheck<'a, S> {
         self.compare_all(candidates.source).await?;
         for batch in candidates.shadow.chunks(BATCH) {
             let (source, rest) = self.invert(batch).await?;
-            self.compare_all(source).await?;
+            if !self.site.job.plan.keeps_key_values() {
+                self.inverted = source.iter().cloned().collect();
+            }
+            self.compare_all(source.into_iter().map(|(source, _)| source).collect()).await?;
+            self.resolve_doubtful().await?;
             self.search(rest).await?;
         }
         Ok(())
+    }
+
+    /// A row that only the shadow seems to have may come from a source key that is spelled otherwise and makes the same
+    /// target key, such as '007' beside 7.
+    async fn resolve_doubtful(&mut self) -> Result<(), Failure> {
+        self.inverted.clear();
+        let (sources, targets): (Vec<Key>, Vec<Key>) = std::mem::take(&mut self.doubtful).into_iter().unzip();
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let mut others = Vec::new();
+        for (position, other) in self.look_through_source(&targets).await? {
+            match (other, sources.get(position)) {
+                (Some(other), _) => others.push(other),
+                (None, Some(source)) => {
+                    let key = describe(self.site.key_names(), source);
+                    self.found(Difference { kind: Kind::Extra, key, columns: Vec::new() });
+                }
+                (None, None) => {}
+            }
+        }
+        self.compare_all(others).await
     }
 
     /// Most candidates only changed between the two readings: those are equal at once, and nothing is waited for.
@@ -108,10 +142,18 @@ impl<'a, S: InStep> Recheck<'a, S> {
             // A change that the snapshot saw may be on its way: it has been received after this.
             self.in_step.settle().await?;
             let touched = self.in_step.touched().await?;
+            let aside = self.in_step.set_aside();
             keys.clear();
             for found in unequal {
                 if touched.contains(&found.key) {
                     keys.push(found.key);
+                } else if aside.contains(&found.key) {
+                    self.verdict.set_aside_count += 1;
+                    if self.verdict.set_aside.len() < DIFFERENCES_KEPT {
+                        self.verdict.set_aside.push(describe(self.site.key_names(), &found.key));
+                    }
+                } else if let (Kind::Extra, Some(target)) = (found.kind, self.inverted.get(&found.key)) {
+                    self.doubtful.push((found.key, target.clone()));
                 } else {
                     let key = describe(self.site.key_names(), &found.key);
                     self.found(Difference { kind: found.kind, key, columns: found.columns });
@@ -128,9 +170,49 @@ impl<'a, S: InStep> Recheck<'a, S> {
         }
     }
 
-    /// Those of the source keys that are not the same on both sides, in one snapshot.
+    /// Those of the source keys that are not the same on both sides, whichever way they are compared; each way in one
+    /// snapshot.
     async fn unequal(&mut self, keys: &[Key]) -> Result<Vec<Unequal>, Failure> {
-        let rows = self.query("compare keys", "", &self.site.statements.compare, keys).await?;
+        let site = self.site;
+        let mut left: Vec<Unequal> = Vec::new();
+        for (n, way) in site.statements.compare.iter().enumerate() {
+            let asked: Vec<Key> = if n == 0 { keys.to_vec() } else { left.iter().map(|u| u.key.clone()).collect() };
+            let found = self.unequal_by(way, asked).await?;
+            left = match n {
+                0 => found,
+                _ => both(left, found),
+            };
+        }
+        Ok(left)
+    }
+
+    /// A row of the new table may have no form in the old one: its value, or its key, is then an error, which ends a
+    /// comparison of tables that each hold all rows, but on the way back is the row's own. It is found by halves.
+    async fn unequal_by(&mut self, way: &Compare, keys: Vec<Key>) -> Result<Vec<Unequal>, Failure> {
+        let mut found = Vec::new();
+        let mut parts = vec![keys];
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            match self.unequal_of(way, &part).await {
+                Ok(unequal) => found.extend(unequal),
+                Err(failure) if self.site.job.forth.is_some() && is_data(&failure) => {
+                    if part.len() > 1 {
+                        let rest = part.split_off(part.len() / 2);
+                        parts.extend([rest, part]);
+                    } else if !self.query("find keys", "", &self.site.statements.present, &part).await?.is_empty() {
+                        found.extend(part.pop().map(|key| Unequal { key, kind: Kind::Missing, columns: Vec::new() }));
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn unequal_of(&mut self, way: &Compare, keys: &[Key]) -> Result<Vec<Unequal>, Failure> {
+        let rows = self.query("compare keys", "", &way.sql, keys).await?;
         let mut seen: Vec<Vec<Seen>> = keys.iter().map(|_| Vec::new()).collect();
         for row in &rows {
             let read = || -> Result<(i64, Seen), tokio_postgres::Error> {
@@ -142,31 +224,30 @@ impl<'a, S: InStep> Recheck<'a, S> {
                 of_key.push(read);
             }
         }
-        let names = &self.site.statements.columns;
         Ok(keys
             .iter()
             .zip(seen)
             .filter_map(|(key, seen)| {
-                let (kind, columns) = judge(&seen, names)?;
+                let (kind, columns) = judge(&seen, &way.columns)?;
                 Some(Unequal { key: key.clone(), kind, columns })
             })
             .collect())
     }
 
-    /// Target keys as source keys, and those of which no source key is known.
-    async fn invert(&mut self, targets: &[Key]) -> Result<(Vec<Key>, Vec<Key>), Failure> {
+    /// Source keys, each with the target key that it makes, and target keys of which no source key is known.
+    async fn invert(&mut self, targets: &[Key]) -> Result<(Vec<(Key, Key)>, Vec<Key>), Failure> {
         let rows = match self.query("invert keys", "", &self.site.statements.invert, targets).await {
             Ok(rows) => rows,
             // One of them is no value of the source's type.
-            Err(failure) if failure.source.as_ref().is_some_and(|e| e.is_data()) => Vec::new(),
+            Err(failure) if is_data(&failure) => Vec::new(),
             Err(failure) => return Err(failure),
         };
         let mut known = vec![false; targets.len()];
         let mut source = Vec::new();
         for (position, key) in keyed(&rows, "invert keys")? {
-            if let (Some(known), Some(key)) = (known.get_mut(position), key) {
+            if let (Some(known), Some(target), Some(key)) = (known.get_mut(position), targets.get(position), key) {
                 *known = true;
-                source.push(key);
+                source.push((key, target.clone()));
             }
         }
         let rest = targets.iter().zip(known).filter(|(_, known)| !known).map(|(key, _)| key.clone()).collect();
@@ -176,7 +257,6 @@ impl<'a, S: InStep> Recheck<'a, S> {
     /// Looks for the source rows of target keys by reading the whole source in one snapshot. That is slow on a large
     /// table, and rare: the key's conversion is neither a cast nor the like, and the shadow has a row too many.
     async fn search(&mut self, mut targets: Vec<Key>) -> Result<(), Failure> {
-        let settings = "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on";
         self.verdict.rechecked += targets.len() as u64;
         let mut source = Vec::new();
         for _ in 0..SEARCHES {
@@ -184,9 +264,8 @@ impl<'a, S: InStep> Recheck<'a, S> {
                 break;
             }
             self.in_step.settle().await?;
-            let rows = self.query("search keys", settings, &self.site.statements.search, &targets).await?;
             let mut left = Vec::new();
-            for (position, key) in keyed(&rows, "search keys")? {
+            for (position, key) in self.look_through_source(&targets).await? {
                 match key {
                     Some(key) => source.push(key),
                     None => left.extend(targets.get(position).cloned()),
@@ -199,6 +278,13 @@ impl<'a, S: InStep> Recheck<'a, S> {
             self.found(Difference { kind: Kind::Extra, key, columns: Vec::new() });
         }
         self.compare_all(source).await
+    }
+
+    /// The source rows of target keys, by reading the whole source.
+    async fn look_through_source(&mut self, targets: &[Key]) -> Result<Vec<(usize, Option<Key>)>, Failure> {
+        let settings = "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on";
+        let rows = self.query("search keys", settings, &self.site.statements.search, targets).await?;
+        keyed(&rows, "search keys")
     }
 
     /// Runs a statement whose parameters are keys, after `settings`, until it works.
@@ -247,6 +333,22 @@ impl<'a, S: InStep> Recheck<'a, S> {
             }
         }
     }
+}
+
+fn is_data(failure: &Failure) -> bool {
+    failure.source.as_ref().is_some_and(|e| e.is_data())
+}
+
+/// Keys that differ both ways, each as the way says it that finds fewer columns. Pure.
+fn both(one: Vec<Unequal>, other: Vec<Unequal>) -> Vec<Unequal> {
+    let mut other: HashMap<Key, Unequal> = other.into_iter().map(|u| (u.key.clone(), u)).collect();
+    one.into_iter()
+        .filter_map(|one| {
+            let other = other.remove(&one.key)?;
+            let says_more = one.kind != Kind::Different || other.columns.len() < one.columns.len();
+            Some(if other.kind == Kind::Different && says_more { other } else { one })
+        })
+        .collect()
 }
 
 /// What is wrong with a key, if anything. Pure.

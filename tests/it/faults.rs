@@ -27,6 +27,7 @@ const RUN: &[&str] = &[
     "after report replication status",
     "set phase",
     "build index",
+    "after keep verdict",
     "commit attach",
     "after emit barrier",
     "after open journal",

@@ -17,5 +17,6 @@ mod resume;
 mod rollback;
 mod scenarios;
 mod subscriber;
+mod verify;
 mod visibility;
 mod world;

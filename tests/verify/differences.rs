@@ -86,6 +86,19 @@ async fn an_extra_row_is_found_where_no_source_key_makes_its_key() {
 }
 
 #[tokio::test]
+async fn a_key_that_several_spellings_make_is_looked_for_in_the_source() {
+    let create = "CREATE TABLE t (id text PRIMARY KEY, note text);
+        INSERT INTO t SELECT to_char(i, 'FM000000'), 'note ' || i FROM generate_series(1, 5000) i;";
+    let pair = Pair::new("spelled", create, "ALTER COLUMN id TYPE int USING id::int").await;
+    assert_eq!(found(&pair.verify().await), []);
+    pair.plant("INSERT INTO shadow VALUES (77777, 'x'); DELETE FROM shadow WHERE id = 5").await;
+    assert_eq!(
+        found(&pair.verify().await),
+        [(Kind::Missing, "id = 000005", vec![]), (Kind::Extra, "id = 77777", vec![])]
+    );
+}
+
+#[tokio::test]
 async fn a_key_of_many_columns_has_the_text_that_the_stream_gives_it() {
     let create =
         "CREATE TABLE \"t\" (region char(4), ip inet, flag boolean, \"Wert\" text, PRIMARY KEY (region, ip, flag));

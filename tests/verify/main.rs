@@ -1,6 +1,7 @@
 //! The verification against a real server.
 
 mod differences;
+mod held;
 mod pair;
 #[path = "../replication/server.rs"]
 mod server;

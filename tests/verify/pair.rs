@@ -10,7 +10,7 @@ use pgrecast::plan::ddl::{self, Purpose};
 use pgrecast::plan::tree;
 use pgrecast::plan::types::Plan;
 use pgrecast::spec::Clauses;
-use pgrecast::throttle::throttle;
+use pgrecast::throttle::{Throttle, throttle};
 use pgrecast::verify::{self, InStep, Job, Progress, Verdict};
 use tokio_postgres::Client;
 
@@ -77,15 +77,21 @@ impl Pair {
     pub async fn verify_with<S: InStep>(&self, in_step: &S) -> Verdict {
         let (gate, throttle) = throttle(0.0);
         gate.set(None);
-        let job = Job {
+        verify::run(self.job(throttle), in_step, Arc::new(Progress::default())).await.expect("a verdict")
+    }
+
+    /// A comparison by two workers.
+    pub fn job(&self, throttle: Throttle) -> Job {
+        Job {
             connector: self.connector.clone(),
             plan: self.plan.clone(),
             shadow: self.shadow.clone(),
             shadow_leaves: vec![self.shadow.clone()],
             jobs: 2,
             throttle,
-        };
-        verify::run(job, in_step, Arc::new(Progress::default())).await.expect("a verdict")
+            forth: None,
+            keep: None,
+        }
     }
 
     pub async fn verify(&self) -> Verdict {

@@ -80,6 +80,11 @@ impl Running {
         self.stderr.text()
     }
 
+    /// What standard output has so far.
+    pub fn told(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Ends the program at once, as a crash would.
     pub fn kill(mut self) -> Output {
         self.signal(Signal::SIGKILL);

@@ -2,13 +2,22 @@
 //!
 //! Names made here begin with `#`, so that no column of the user's expressions can mean one of them.
 
+mod both_ways;
+mod keyed;
+
+pub use both_ways::left_out;
+use both_ways::{both_ways, keys_forwards, seen_forwards};
+use keyed::{compare, forwards_again, invert, present, search};
+use serde::{Deserialize, Serialize};
+
 use super::hash;
 use crate::error::Failure;
 use crate::pg::{Ident, QualifiedName};
-use crate::plan::types::{Names, Plan, Value};
+use crate::plan::types::{Names, Plan, TargetColumn, Value};
 
 /// One of the two tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The user's table, seen through the projection.
     Source,
@@ -52,12 +61,10 @@ pub struct Buckets {
 pub struct Statements {
     source: Half,
     shadow: Half,
-    /// Names of the target columns that are compared, in the order of the flags of [`Statements::compare`].
-    pub columns: Vec<String>,
-    /// Compares source keys (one `text[]` for each key column): position from 1, whether the source has it, whether
-    /// the shadow has it, and for each compared column whether it differs. A key that the shadow holds twice has two
-    /// rows.
-    pub compare: String,
+    /// Ways to compare source keys: a row that is the same by one of them is the same.
+    pub compare: Vec<Compare>,
+    /// Which source keys (one `text[]` for each key column) the source has: their positions.
+    pub present: String,
     /// Turns target keys (one `text[]` for each key column) back into source keys without looking at a table:
     /// position, source key columns as text. A target key for which it does not work has no row; a value that the
     /// source's type cannot read is an error of class 22.
@@ -65,6 +72,17 @@ pub struct Statements {
     /// Looks for target keys (one `text[]` for each key column) that the shadow has: position, and the key columns as
     /// text of the source row that makes this key, NULL where there is none. Reads the whole source.
     pub search: String,
+}
+
+/// One way to compare source keys (one `text[]` for each key column): position from 1, whether the source has it,
+/// whether the shadow has it, and for each compared column whether it differs. A key that the shadow holds twice has two
+/// rows.
+#[derive(Debug, Clone)]
+pub struct Compare {
+    /// Names of the columns that are compared, in the order of the flags.
+    pub columns: Vec<String>,
+    /// The statement.
+    pub sql: String,
 }
 
 /// What stands for a row of one side.
@@ -87,41 +105,60 @@ struct Compared {
     type_sql: String,
 }
 
+/// How the shadow is called where its rows stand for themselves.
+const SHADOW: &str = "\"#shadow\"";
+
 impl Statements {
-    /// For a plan, its shadow, and the shadow's tables that hold rows, in the order of the plan's leaves.
+    /// For a plan, its shadow, and the shadow's tables that hold rows, in the order of the plan's leaves: the source is
+    /// seen through the projection, the shadow as it is.
     ///
     /// # Errors
     /// Where the plan contradicts itself: a column it fills is not in the target's shape.
     pub fn new(plan: &Plan, shadow: &QualifiedName, shadow_leaves: &[QualifiedName]) -> Result<Self, Failure> {
         let columns = compared(plan)?;
         let keys = key_columns(plan)?;
-        let is_key = |c: &&Compared| plan.key.columns.iter().any(|k| k.target == c.name);
-        let others: Vec<&Compared> = columns.iter().filter(|c| !is_key(c)).collect();
-        let half = |from: Vec<String>, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
-            let hash = |(n, c): (usize, &Compared)| hash::value(value(c), c.type_oid, n);
-            let key_hash = hash::combine(&keys.iter().enumerate().map(hash).collect::<Vec<_>>(), 0);
-            let mut inputs = vec![key_hash.clone()];
-            inputs.extend(others.iter().enumerate().map(|(n, c)| hash((keys.len() + n, *c))));
-            Half { from, ctid, digest: hash::combine(&inputs, 1), key_hash, key_texts }
-        };
-        let alias = plan.alias();
-        let source_texts = list(&plan.key.columns, |_, k| output(&format!("{alias}.{}", Ident(&k.source))));
-        let shadow_texts = list(&plan.key.columns, |_, k| output(&format!("\"#shadow\".{}", Ident(&k.target))));
         let leaves = plan.leaves(&Names::new(0)).into_iter().map(|leaf| plan.leaf_from(leaf.source)).collect();
-        let source = half(leaves, format!("{alias}.ctid"), |c| c.source.as_str(), source_texts);
-        let shadow_half = half(
-            shadow_leaves.iter().map(|leaf| format!("ONLY {leaf} AS \"#shadow\"")).collect(),
-            "\"#shadow\".ctid".to_owned(),
-            |c| c.shadow.as_str(),
-            shadow_texts,
-        );
+        let shadow_leaves = shadow_leaves.iter().map(|leaf| format!("ONLY {leaf} AS {SHADOW}")).collect();
+        let (source, shadow_half) = halves(plan, leaves, shadow_leaves, SHADOW, &keys, &columns);
         Ok(Statements {
             source,
             shadow: shadow_half,
-            compare: compare(plan, shadow, &columns),
+            compare: vec![compare(plan, &format!("{shadow} AS {SHADOW}"), SHADOW, &columns)],
+            present: present(plan),
             invert: invert(plan, &keys),
             search: search(plan, shadow, &keys),
-            columns: columns.into_iter().map(|c| c.name).collect(),
+        })
+    }
+
+    /// For the way back `back` of the migration `forth`, whose shadow is the old table `old`.
+    ///
+    /// A row that nobody has touched since the swap is what the way forth made of its old one; one that was touched, the
+    /// way back has written. What is converted with a loss is not the same both ways, so either will do. The buckets see
+    /// the old table through the way forth: a new row may have no old form, and an old one always had its new one.
+    ///
+    /// # Errors
+    /// Exit 3 where the key's old values do not tell its new ones.
+    pub fn of_way_back(forth: &Plan, back: &Plan, old: &QualifiedName) -> Result<Self, Failure> {
+        let pairs = both_ways(forth, back);
+        let forwards =
+            pairs.iter().map(|(forth_column, _)| seen_forwards(forth, forth_column)).collect::<Result<Vec<_>, _>>()?;
+        let mut backwards = compared(back)?;
+        backwards.retain(|c| pairs.iter().any(|(_, back_column)| back_column.name == c.name));
+        let keys = keys_forwards(forth, back)?;
+        let alias = forth.alias();
+        let as_before = format!("ONLY {old} AS {alias}");
+        let (source, shadow) =
+            halves(back, vec![back.leaf_from(&back.source)], vec![as_before.clone()], &alias, &keys, &forwards);
+        Ok(Statements {
+            source,
+            shadow,
+            compare: vec![
+                compare(back, &as_before, &alias, &forwards),
+                compare(back, &format!("ONLY {old} AS {SHADOW}"), SHADOW, &backwards),
+            ],
+            present: present(back),
+            invert: forwards_again(back, &alias, &keys),
+            search: search(back, old, &key_columns(back)?),
         })
     }
 
@@ -207,25 +244,52 @@ impl Half {
     }
 }
 
+/// Both sides, each with what stands for the keys and for the columns that are compared.
+fn halves(
+    plan: &Plan,
+    source_from: Vec<String>,
+    shadow_from: Vec<String>,
+    shadow: &str,
+    keys: &[Compared],
+    columns: &[Compared],
+) -> (Half, Half) {
+    let is_key = |c: &&Compared| keys.iter().any(|k| k.name == c.name);
+    let others: Vec<&Compared> = columns.iter().filter(|c| !is_key(c)).collect();
+    let half = |from: Vec<String>, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
+        let hash = |(n, c): (usize, &Compared)| hash::value(value(c), c.type_oid, n);
+        let key_hash = hash::combine(&keys.iter().enumerate().map(hash).collect::<Vec<_>>(), 0);
+        let mut inputs = vec![key_hash.clone()];
+        inputs.extend(others.iter().enumerate().map(|(n, c)| hash((keys.len() + n, *c))));
+        Half { from, ctid, digest: hash::combine(&inputs, 1), key_hash, key_texts }
+    };
+    let alias = plan.alias();
+    let source_texts = list(&plan.key.columns, |_, k| output(&format!("{alias}.{}", Ident(&k.source))));
+    let shadow_texts = list(&plan.key.columns, |_, k| output(&format!("{shadow}.{}", Ident(&k.target))));
+    (
+        half(source_from, format!("{alias}.ctid"), |c| c.source.as_str(), source_texts),
+        half(shadow_from, format!("{shadow}.ctid"), |c| c.shadow.as_str(), shadow_texts),
+    )
+}
+
 fn compared(plan: &Plan) -> Result<Vec<Compared>, Failure> {
-    plan.columns
-        .iter()
-        .filter(|c| c.is_derived())
-        .filter_map(|c| c.expression().map(|e| (c, e)))
-        .map(|(c, expression)| {
-            let target = plan.target.column(&c.name).ok_or_else(|| absent(&c.name))?;
-            let original = c.source.as_ref().and_then(|s| plan.source.column(s));
-            let same_type = matches!(c.value, Value::Copied)
-                && original.is_some_and(|o| o.type_oid == target.type_oid && o.type_sql == target.type_sql);
-            Ok(Compared {
-                name: c.name.clone(),
-                source: if same_type { expression } else { cast(&expression, &target.type_sql) },
-                shadow: Ident(&c.name).to_string(),
-                type_oid: target.type_oid,
-                type_sql: target.type_sql.clone(),
-            })
-        })
-        .collect()
+    let derived = plan.columns.iter().filter(|c| c.is_derived());
+    derived.filter_map(|c| one_compared(plan, c).transpose()).collect()
+}
+
+/// A target column: its value on both sides; `None` where the projection has none.
+fn one_compared(plan: &Plan, column: &TargetColumn) -> Result<Option<Compared>, Failure> {
+    let Some(expression) = column.expression() else { return Ok(None) };
+    let target = plan.target.column(&column.name).ok_or_else(|| absent(&column.name))?;
+    let original = column.source.as_ref().and_then(|s| plan.source.column(s));
+    let same_type = matches!(column.value, Value::Copied)
+        && original.is_some_and(|o| o.type_oid == target.type_oid && o.type_sql == target.type_sql);
+    Ok(Some(Compared {
+        name: column.name.clone(),
+        source: if same_type { expression } else { cast(&expression, &target.type_sql) },
+        shadow: Ident(&column.name).to_string(),
+        type_oid: target.type_oid,
+        type_sql: target.type_sql.clone(),
+    }))
 }
 
 /// The key's columns, whether the plan lists them among those that are compared or not.
@@ -268,70 +332,11 @@ fn list<T>(of: &[T], write: impl Fn(usize, &T) -> String) -> String {
     of.iter().enumerate().map(|(i, item)| write(i, item)).collect::<Vec<_>>().join(", ")
 }
 
+/// The same behind something else.
+fn more<T>(of: &[T], write: impl Fn(usize, &T) -> String) -> String {
+    of.iter().enumerate().map(|(i, item)| format!(", {}", write(i, item))).collect()
+}
+
 fn all<T>(of: &[T], write: impl Fn(usize, &T) -> String) -> String {
     of.iter().enumerate().map(|(i, item)| write(i, item)).collect::<Vec<_>>().join(" AND ")
-}
-
-/// `unnest` of one text array a key column: columns `#0` … and the position `#`.
-fn given<T>(columns: &[T]) -> String {
-    format!(
-        "unnest({}) WITH ORDINALITY AS \"#given\"({}, \"#\")",
-        list(columns, |i, _| format!("${}::text[]", i + 1)),
-        list(columns, |i, _| format!("\"#{i}\"")),
-    )
-}
-
-fn compare(plan: &Plan, shadow: &QualifiedName, columns: &[Compared]) -> String {
-    let keys = &plan.key.columns;
-    let alias = plan.alias();
-    let typed = list(keys, |i, k| format!("\"#{i}\"::{} AS {}", k.source_type, Ident(&k.source)));
-    let own = list(keys, |i, k| format!("{alias}.{} AS \"#s{i}\"", Ident(&k.source)));
-    let projected = list(keys, |i, k| format!("{} AS \"#t{i}\"", k.expression));
-    let in_source = all(keys, |i, k| format!("{alias}.{} {} \"#wanted\".\"#s{i}\"", Ident(&k.source), k.source_equal));
-    let in_shadow =
-        all(keys, |i, k| format!("\"#shadow\".{} {} \"#wanted\".\"#t{i}\"", Ident(&k.target), k.target_equal));
-    format!(
-        "SELECT \"#wanted\".\"#\", \"#s\".\"#found\" IS TRUE, \"#t\".\"#found\" IS TRUE, ARRAY[{differs}] \
-         FROM (SELECT \"#\", {own}, {projected} FROM (SELECT \"#\", {typed} FROM {given}) AS {alias}) AS \"#wanted\" \
-         LEFT JOIN LATERAL (SELECT true AS \"#found\", {source_values} FROM {from} WHERE {in_source}) AS \"#s\" ON true \
-         LEFT JOIN LATERAL (SELECT true AS \"#found\", {shadow_values} FROM {shadow} AS \"#shadow\" WHERE {in_shadow}) \
-         AS \"#t\" ON true",
-        differs = list(columns, |i, _| format!("\"#s\".\"#{i}\" IS DISTINCT FROM \"#t\".\"#{i}\"")),
-        given = given(keys),
-        source_values = list(columns, |i, c| format!("{} AS \"#{i}\"", text(&c.source))),
-        from = plan.source_from(),
-        shadow_values = list(columns, |i, c| format!("{} AS \"#{i}\"", text(&c.shadow))),
-    )
-}
-
-fn invert(plan: &Plan, targets: &[Compared]) -> String {
-    let keys = &plan.key.columns;
-    let typed = list(keys, |i, k| format!("\"#{i}\"::{} AS {}", k.source_type, Ident(&k.source)));
-    let same = all(targets, |i, t| format!("{} COLLATE \"C\" = \"#{i}\"", output(&t.source)));
-    format!(
-        "SELECT \"#\", {} FROM (SELECT \"#\", {typed}, {} FROM {}) AS {} WHERE {same}",
-        list(keys, |_, k| output(&Ident(&k.source).to_string())),
-        list(keys, |i, _| format!("\"#{i}\"")),
-        given(keys),
-        plan.alias(),
-    )
-}
-
-fn search(plan: &Plan, shadow: &QualifiedName, targets: &[Compared]) -> String {
-    let keys = &plan.key.columns;
-    let alias = plan.alias();
-    let in_shadow =
-        all(keys, |i, k| format!("\"#shadow\".{} {} \"#wanted\".\"#{i}\"", Ident(&k.target), k.target_equal));
-    let makes_it = all(keys, |i, k| format!("{} {} \"#wanted\".\"#{i}\"", targets[i].source, k.target_equal));
-    format!(
-        "SELECT \"#wanted\".\"#\", {} FROM (SELECT \"#\", {} FROM {}) AS \"#wanted\" LEFT JOIN {} ON {makes_it} \
-         WHERE EXISTS (SELECT 1 FROM {shadow} AS \"#shadow\" WHERE {in_shadow})",
-        list(keys, |_, k| format!(
-            "CASE WHEN {alias}.ctid IS NOT NULL THEN {} END",
-            output(&format!("{alias}.{}", Ident(&k.source)))
-        )),
-        list(targets, |i, t| format!("\"#{i}\"::{} AS \"#{i}\"", t.type_sql)),
-        given(keys),
-        plan.source_from(),
-    )
 }
