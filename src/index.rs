@@ -43,8 +43,7 @@ pub struct Build {
 /// partitions, which are attached to them.
 pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
     let nodes = prepare::shadow_nodes(plan, names);
-    let members = plan.members(names);
-    let mut list: Vec<Build> = members.iter().filter(|m| !m.target.is_partitioned()).flat_map(of_leaf).collect();
+    let mut list: Vec<Build> = plan.holders(names).iter().flat_map(of_leaf).collect();
     for (n, node) in nodes.iter().enumerate().rev().filter(|(_, node)| node.shape.is_partitioned()) {
         list.push(Build {
             name: node.name.clone(),
@@ -69,10 +68,10 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
 }
 
 fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
-    let shadow = leaf.names.shadow();
+    let shadow = leaf.shadow();
     let table = shadow.to_string();
     let one = |(n, index): (usize, &Index)| {
-        let name = leaf.names.index(n);
+        let name = leaf.index(n);
         let own = Index { name: name.name.clone(), ..index.clone() };
         // Primary keys of partitions keep the other builds of their table away for as long as they take.
         let patience = index.parent.as_ref().map(|_| "SET LOCAL lock_timeout = 0".to_owned());

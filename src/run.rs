@@ -240,8 +240,8 @@ impl Run {
         past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let mut columns = HashMap::new();
-        for leaf in context.plan.leaves(&context.names) {
-            columns.insert(leaf.source.oid, drift::read(context.store.conn(), leaf.source).await?.columns);
+        for leaf in context.plan.leaves() {
+            columns.insert(leaf.shape.oid, drift::read(context.store.conn(), leaf.shape).await?.columns);
         }
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(self.options.throttle.nice);
@@ -338,6 +338,7 @@ impl Run {
         slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
+        finish::restore_autovacuum(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
         if context.plan.key.needs_helper_index {
             let helper = context.plan.target.name.sibling(context.names.helper_index().name);
@@ -416,14 +417,15 @@ impl Work {
         let missing = || Failure::failed("the control schema does not say what is to be copied");
         let context = &self.context;
         let states = context.store.leaves(context.id).await?;
+        let x0 = self.migration.x0.ok_or_else(missing)?;
         let mut leaves = Vec::new();
-        for leaf in context.plan.leaves(&context.names) {
-            let state = states.iter().find(|s| s.oid == leaf.source.oid).ok_or_else(missing)?;
-            let columns = self.columns.get(&leaf.source.oid).cloned().ok_or_else(missing)?;
+        for leaf in context.plan.leaves() {
+            let state = states.iter().find(|s| s.oid == leaf.shape.oid).ok_or_else(missing)?;
+            let columns = self.columns.get(&leaf.shape.oid).cloned().ok_or_else(missing)?;
             let blocks = if self.copy.is_over(state.oid) { 0 } else { state.blocks };
             leaves.push(copy::Leaf {
-                source: leaf.source.clone(),
-                names: leaf.names,
+                source: leaf.shape.clone(),
+                statements: copy::Statements::new(&context.plan, &leaf, &context.names, x0),
                 fingerprint: Fingerprint { filenode: state.filenode, columns },
                 ranges: Ranges::new(blocks, &state.done),
             });
@@ -432,7 +434,7 @@ impl Work {
             connector: context.connector.clone(),
             id: context.id,
             plan: context.plan.clone(),
-            x0: self.migration.x0.ok_or_else(missing)?,
+            names: context.names.clone(),
             leaves,
             jobs: u32::from(context.jobs),
             progress: self.copy.clone(),

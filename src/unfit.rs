@@ -93,8 +93,8 @@ pub fn with_final_names(plan: &Plan, names: &Names, text: &str) -> String {
     let mut said = text.to_owned();
     for member in plan.members(names) {
         let indexes = member.target.indexes.iter().enumerate();
-        let indexes = indexes.map(|(n, i)| (member.names.index(n).name, i.name.clone()));
-        for (ours, last) in indexes.chain([(member.names.shadow().name, member.target.name.name.clone())]) {
+        let indexes = indexes.map(|(n, i)| (member.index(n).name, i.name.clone()));
+        for (ours, last) in indexes.chain([(member.shadow().name, member.target.name.name.clone())]) {
             said = said.replace(&quoted(&ours), &quoted(&last));
         }
     }

@@ -65,8 +65,8 @@ async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failu
     }
     let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
     for partition in &plan.partitions {
-        let ties = Ties::read(opened.store.conn(), partition.source.oid, "", opened.facts.version).await?;
-        found.extend(ties.of_partition(&partition.source.name));
+        let ties = Ties::read(opened.store.conn(), partition.branch.shape.oid, "", opened.facts.version).await?;
+        found.extend(ties.of_partition(&partition.branch.shape.name));
     }
     preflight::refusal(found)?;
     if typed.dry_run {

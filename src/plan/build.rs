@@ -5,8 +5,8 @@ use super::key;
 use super::model::{self, Modelled, Volatility};
 use super::partitions;
 use super::shape::{Origin, Shape};
-use super::tree::{self, Tree};
-use super::types::{IdentityChange, Partition, Plan, Value};
+use super::tree::{self, Branch, Tree};
+use super::types::{IdentityChange, Layout, Partition, Plan, Value};
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
 use crate::spec::Clauses;
@@ -38,7 +38,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     refuse_unpublished(source, &identity)?;
     partitions::refuse_target(&tree, &modelled, &key)?;
     let mut taken = Vec::new();
-    for shape in std::iter::once(source).chain(tree.branches.iter().map(|b| &b.shape)) {
+    for shape in tree.shapes() {
         taken.extend(relation_names(conn, &shape.name.schema).await?);
     }
     let mut names = FinalNames::new(&tree, taken);
@@ -48,12 +48,16 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         tree.branches.iter().zip(modelled.branches).map(|(b, target)| names.apply(&b.shape, target)).collect();
     refuse_empty_not_null(conn, source, &target, &modelled.columns).await?;
     let identities = partitions::identities(&tree, &key)?;
-    let partitions = tree.branches.into_iter().zip(targets).zip(identities).map(|((branch, mut target), identity)| {
-        names.rename_parents(&mut target);
-        Partition { source: branch.shape, target, parent: branch.parent, bound: branch.bound, identity }
+    let branches = tree.branches.iter().zip(targets).map(|(branch, mut shape)| {
+        names.rename_parents(&mut shape);
+        Branch { shape, ..branch.clone() }
     });
     Ok(Plan {
-        partitions: partitions.collect(),
+        branches: branches.collect(),
+        layout: Layout::Kept,
+        partitions: (tree.branches.into_iter().zip(identities))
+            .map(|(branch, identity)| Partition { branch, identity })
+            .collect(),
         source: tree.root,
         target,
         columns: modelled.columns,
@@ -99,8 +103,7 @@ pub(super) fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]
 
 /// A virtual column is never published, and an UPDATE fails whose replica identity has one (PostgreSQL 18).
 fn refuse_unpublished(source: &Shape, identity: &IdentityChange) -> Result<(), Failure> {
-    let full =
-        *identity == IdentityChange::Full || (*identity == IdentityChange::None && source.replica_identity == 'f');
+    let full = identity.leaves_full(source);
     match source.columns.iter().find(|c| full && c.origin == Origin::Virtual) {
         None => Ok(()),
         Some(column) => Err(Failure::refused(format!(
@@ -156,10 +159,10 @@ struct FinalNames {
 
 impl FinalNames {
     fn new(tree: &Tree, taken: Vec<String>) -> Self {
-        let shapes = || std::iter::once(&tree.root).chain(tree.branches.iter().map(|b| &b.shape));
-        let indexes = shapes().flat_map(|s| s.indexes.iter().map(|i| i.name.clone()));
-        let sequences =
-            shapes().flat_map(|s| s.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())));
+        let indexes = tree.shapes().flat_map(|s| s.indexes.iter().map(|i| i.name.clone()));
+        let sequences = tree
+            .shapes()
+            .flat_map(|s| s.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())));
         FinalNames { used: Vec::new(), own: indexes.chain(sequences).collect(), taken, indexes: Vec::new() }
     }
 

@@ -121,11 +121,7 @@ impl Model<'_> {
 
     /// The same without partitions: what is asked of expressions needs none.
     async fn create_alone(&self) -> Result<(), Failure> {
-        let mut alone = self.source.clone();
-        if alone.is_partitioned() {
-            (alone.partition_key, alone.access_method) = (None, "heap".to_owned());
-        }
-        self.create_tree(&alone, &[]).await
+        self.create_tree(&self.source.unpartitioned(), &[]).await
     }
 
     async fn create_tree(&self, root: &Shape, branches: &[Branch]) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use crate::plan::types::{OldNames, Plan};
 pub(super) const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 5;
+const LAYOUT: i32 = 6;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;

@@ -46,7 +46,7 @@ impl Carry<'_> {
 
     /// The lock on its partitions, parents before children, as whoever writes through the source comes to them.
     pub fn partitions_lock(&self) -> Option<String> {
-        let names = self.plan.partitions.iter().map(|p| format!("ONLY {}", p.source.name)).collect::<Vec<_>>();
+        let names = self.plan.partitions.iter().map(|p| format!("ONLY {}", p.branch.shape.name)).collect::<Vec<_>>();
         (!names.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")))
     }
 

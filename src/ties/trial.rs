@@ -60,13 +60,10 @@ impl Trial<'_> {
 
     /// The target's columns and unique indexes, and nothing else of it.
     fn create(&self, version: u32) -> Vec<String> {
-        let mut bare: Shape = self.plan.target.clone();
+        let mut bare: Shape = self.plan.target.unpartitioned();
         bare.checks.clear();
         bare.options.clear();
         bare.tablespace = None;
-        if bare.is_partitioned() {
-            (bare.partition_key, bare.access_method) = (None, "heap".to_owned());
-        }
         for column in &mut bare.columns {
             (column.default, column.sequence, column.origin) = (None, None, Origin::Plain);
         }
