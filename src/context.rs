@@ -56,7 +56,8 @@ impl Context {
 
     /// What is tied to the source now.
     pub async fn ties(&self, conn: &Conn) -> Result<Ties, Failure> {
-        Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await
+        let ties = Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await?;
+        Ok(ties.for_target(&self.plan))
     }
 
     /// The same, however long somebody keeps the lock that the server takes to spell a view, as REFRESH does.

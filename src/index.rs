@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
 use crate::plan::shape::Index;
-use crate::plan::types::{Member, Names, Plan};
+use crate::plan::types::{Layout, Member, Names, Plan};
 use crate::plan::{ddl, tree};
 use crate::prepare;
 use crate::report::Event;
@@ -55,16 +55,22 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
         });
     }
     if plan.key.needs_helper_index {
-        let (name, table) = (names.helper_index(), names.shadow());
-        let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
-        let build = vec![format!(
-            "CREATE UNIQUE INDEX {} ON {table} ({})",
-            Ident(&name.name),
-            crate::pg::sql::ident_list(columns.iter().map(String::as_str))
-        )];
-        list.push(Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns: Some(columns) });
+        list.extend(plan.holders(names).iter().map(|holder| helper(plan, holder)));
     }
     list
+}
+
+/// The index over the key that is needed until the swap: to arbitrate upserts, or to find a row among partitions.
+fn helper(plan: &Plan, holder: &Member<'_>) -> Build {
+    let (name, table) = (holder.helper_index(), holder.shadow());
+    let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
+    let (unique, unique_columns) = match plan.layout {
+        Layout::Kept => ("UNIQUE ", Some(columns.clone())),
+        Layout::Made => ("", None),
+    };
+    let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
+    let build = vec![format!("CREATE {unique}INDEX {} ON {table} ({list})", Ident(&name.name))];
+    Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns }
 }
 
 fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {

@@ -341,9 +341,11 @@ impl Run {
         finish::restore_autovacuum(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
         if context.plan.key.needs_helper_index {
-            let helper = context.plan.target.name.sibling(context.names.helper_index().name);
-            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
-                .await?;
+            for holder in context.plan.holders(&context.names) {
+                let helper = holder.target.name.sibling(holder.helper_index().name);
+                finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
+                    .await?;
+            }
         }
         match migration.plan.back {
             Some(_) => keep::begin(context, &migration).await,

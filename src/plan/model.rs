@@ -5,6 +5,8 @@
 //! from is decided here. A column of the copy keeps its `attnum` through RENAME and TYPE (ALTER TABLE, PostgreSQL
 //! manual), so a column whose number the copy was made with stands for that source column.
 
+pub mod partitioned;
+
 use tokio_postgres::error::SqlState;
 
 use super::ddl::{self, Purpose};

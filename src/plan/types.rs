@@ -29,9 +29,12 @@ pub struct Plan {
     /// How the tables of the target stand to those of the source.
     #[serde(default)]
     pub layout: Layout,
+    /// Constraints, indexes and foreign keys of the source, or of others to it, that the target is without on request.
+    #[serde(default)]
+    pub left_off: Vec<String>,
     /// Session settings the conversions were given (`TimeZone` …).
     pub settings: Vec<(String, String)>,
-    /// The clauses as typed.
+    /// The clauses as typed, or the partitioning in words.
     pub clauses: String,
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
@@ -108,6 +111,11 @@ impl Member<'_> {
             None => QualifiedName::new(SCHEMA, self.target.indexes.get(n).map_or("", |index| index.name.as_str())),
         }
     }
+
+    /// See [`Key::needs_helper_index`].
+    pub fn helper_index(&self) -> QualifiedName {
+        self.names.helper_index()
+    }
 }
 
 /// One target column.
@@ -172,9 +180,35 @@ impl TargetColumn {
 pub struct Key {
     /// Its columns.
     pub columns: Vec<KeyColumn>,
-    /// A unique index over the target's key columns that the shadow needs only until the swap, where the target has
-    /// none of its own to arbitrate an upsert.
+    /// How a flush writes the row of a key.
+    #[serde(default)]
+    pub writing: Writing,
+    /// Whether the shadow needs an index over the key until the swap, because the target has none of its own by which
+    /// an upsert could be arbitrated or, where the target's partitions are made, the row of a key be found in each.
     pub needs_helper_index: bool,
+}
+
+/// How a flush writes the row of a key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum Writing {
+    /// By an upsert on a unique index over exactly the key.
+    #[default]
+    OnKey,
+    /// By an upsert on a unique index over the key and these columns, by which the target is partitioned. The row that
+    /// the key has under other values of them is removed first: it is in another partition.
+    OnKeyAnd(Vec<KeyColumn>),
+    /// It is removed and written again: no unique index tells whether it is there.
+    Again,
+}
+
+impl Key {
+    /// What an upsert's unique index is over besides the key.
+    pub fn beside(&self) -> &[KeyColumn] {
+        match &self.writing {
+            Writing::OnKey | Writing::Again => &[],
+            Writing::OnKeyAnd(columns) => columns,
+        }
+    }
 }
 
 /// One key column.
@@ -286,7 +320,7 @@ impl Names {
     }
 
     /// The shadow's helper index.
-    pub fn helper_index(&self) -> QualifiedName {
+    fn helper_index(&self) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}_key", self.stem()))
     }
 
