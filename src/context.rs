@@ -36,6 +36,21 @@ pub struct Context {
 }
 
 impl Context {
+    /// The same migration with a plan that has more.
+    pub fn with_plan(&self, plan: Plan) -> Context {
+        Context {
+            id: self.id,
+            connector: self.connector.clone(),
+            store: self.store.clone(),
+            plan: Arc::new(plan),
+            names: self.names.clone(),
+            facts: self.facts.clone(),
+            reporter: self.reporter.clone(),
+            jobs: self.jobs,
+            failover: self.failover,
+        }
+    }
+
     /// What comes before a request for a stronger lock on `tables` in its transaction; they are named as in LOCK TABLE. SHARE UPDATE EXCLUSIVE stops nobody's
     /// reads and writes, so it may be waited for longer than the server's `deadlock_timeout`, after which a running
     /// autovacuum yields to it (PostgreSQL manual, 25.1.6); to a shorter wait it never does. Afterwards a lock is waited

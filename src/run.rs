@@ -24,7 +24,7 @@ use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
 use crate::throttle::{Throttle, throttle};
-use crate::{fill, finish, index, keep, prepare, rollback, slot};
+use crate::{extend, fill, finish, index, keep, prepare, rollback, slot};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -107,17 +107,34 @@ impl Run {
             self.report.seconds.prepare = Some(seconds);
             migration = self.again().await?;
         }
-        if migration.phase.is_before_swap() {
+        while migration.phase.is_before_swap() {
             finish::end_former_run(&self.context).await?;
             migration = self.again().await?;
-        }
-        if migration.phase.is_before_swap() {
-            self.swap(migration, &mut stopped).await?;
+            if !migration.phase.is_before_swap() {
+                break;
+            }
+            match self.swap(migration, &mut stopped).await {
+                Err(failure) => migration = self.make_room(failure).await?,
+                Ok(()) => break,
+            }
         }
         if self.until == Until::Swapped {
             self.clean_up().await?;
         }
         self.keep(&mut stopped).await
+    }
+
+    /// Makes the partition that a row wants which has none, so that the run can go on; any other failure is the end.
+    async fn make_room(&mut self, failure: Failure) -> Result<Migration, Failure> {
+        let Some(place) = failure.unplaced.clone() else { return Err(failure) };
+        finish::end_former_run(&self.context).await?;
+        let migration = self.again().await?;
+        if !migration.phase.is_before_swap() {
+            return Ok(migration);
+        }
+        let Some(plan) = extend::run(&self.context, &migration, &place).await? else { return Err(failure) };
+        self.context = Arc::new(self.context.with_plan(plan));
+        self.again().await
     }
 
     /// Keeps the old table in step where that was asked for.

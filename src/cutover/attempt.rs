@@ -362,6 +362,8 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
             conn.batch("undo final flush", "ROLLBACK TO SAVEPOINT final").await?;
             flusher.replace(keys).await?
         }
+        // A flusher meets the same row once the lock is gone, and names it.
+        Err(e) if e.is_data() => return Err(Stop::Rolled(e.to_string())),
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.

@@ -60,6 +60,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     Ok(Plan {
         branches: branches.collect(),
         layout: Layout::Kept,
+        series: None,
         left_off: Vec::new(),
         partitions: (tree.branches.into_iter().zip(identities))
             .map(|(branch, identity)| Partition { branch, identity })

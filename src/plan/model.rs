@@ -257,6 +257,7 @@ impl Model<'_> {
                     format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))
                 })),
                 hint: e.hint.clone(),
+                unplaced: None,
                 source: Some(Box::new(e)),
             }
         })

@@ -54,6 +54,7 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         partitions: Vec::new(),
         branches: Vec::new(),
         layout: Layout::Kept,
+        series: None,
         left_off: Vec::new(),
         columns,
         key,

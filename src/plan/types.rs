@@ -6,6 +6,7 @@ use super::shape::{Column, Shape};
 use super::tree::Branch;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Ident, QualifiedName};
+use crate::spec::partitioning::Step;
 
 /// A single-target migration, decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Plan {
     /// How the tables of the target stand to those of the source.
     #[serde(default)]
     pub layout: Layout,
+    /// How the target's ranges follow each other, where they do.
+    #[serde(default)]
+    pub series: Option<Series>,
     /// Constraints, indexes and foreign keys of the source, or of others to it, that the target is without on request.
     #[serde(default)]
     pub left_off: Vec<String>,
@@ -58,6 +62,17 @@ pub enum Layout {
     Kept,
     /// The target has partitions of its own, and the server finds that of each row.
     Made,
+}
+
+/// Ranges of one length by which a target is partitioned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Series {
+    /// The column.
+    pub column: String,
+    /// From one bound to the next.
+    pub step: Step,
+    /// The time zone of the bounds.
+    pub zone: String,
 }
 
 /// A table that holds rows of the source: the source itself where it is not partitioned.

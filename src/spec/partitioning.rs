@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::PartitionBy;
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -60,7 +62,7 @@ pub enum By {
 }
 
 /// The length of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Calendar days.
     Days(u32),

@@ -48,8 +48,9 @@ impl Trial<'_> {
                 if !e.is_judgement() {
                     return Err(e.into());
                 }
+                let more = e.detail.as_deref().map(|detail| format!(" ({})", detail.trim_end_matches('.')));
                 found.push(Finding::new(
-                    format!("{what} does not go with the change: {}", e.message),
+                    format!("{what} does not go with the change: {}{}", e.message, more.unwrap_or_default()),
                     "Drop or change it first.",
                 ));
             }

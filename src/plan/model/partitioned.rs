@@ -59,8 +59,7 @@ impl Model<'_> {
         let root = QualifiedName::new("pg_temp", &wanted.root.name.name);
         self.zone(wanted.zone).await?;
         let node = Node { shape: wanted.root, name: root.clone(), hangs: None, indexes: Vec::new() };
-        let mut sql = tree::create(&[node], &root, Purpose::Model, &[], self.version);
-        sql.extend(ddl::unvalidated_checks(wanted.root, &root.to_string()));
+        let sql = tree::create(&[node], &root, Purpose::Model, &[], self.version);
         self.conn.batch("create model", &sql.join(";\n")).await.map_err(|e| refused("partitioning", e))?;
         let mut sql = Vec::new();
         for piece in wanted.pieces {
@@ -72,6 +71,8 @@ impl Model<'_> {
             ));
             sql.extend(ddl::column_settings(wanted.root, &format!("pg_temp.{}", Ident(&piece.name))));
         }
+        // In a partition that is made later they would be valid.
+        sql.extend(ddl::unvalidated_checks(wanted.root, &root.to_string()));
         self.conn.batch("create partitions of model", &sql.join(";\n")).await.map_err(|e| refused("partitions", e))?;
         for (index, tail) in wanted.indexes {
             let sql = index_sql(index, tail, &root);
@@ -124,6 +125,7 @@ fn refused(what: &str, error: Error) -> Failure {
         primary: format!("PostgreSQL refuses the {what}: {}", error.message),
         detail: error.detail.clone(),
         hint: error.hint.clone(),
+        unplaced: None,
         source: Some(Box::new(error)),
     }
 }

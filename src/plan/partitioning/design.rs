@@ -2,7 +2,7 @@
 
 use super::series::{Place, Range};
 use crate::pg::Literal;
-use crate::pg::sql::{ident_list, name_with_suffix};
+use crate::pg::sql::{MAX_IDENTIFIER_BYTES, ident_list};
 use crate::spec::partitioning::{By, Partitioning, Value};
 
 /// A partition to be made.
@@ -50,12 +50,32 @@ pub fn pieces(
 
 /// `table_suffix`, or `table_suffix_1` and so on where that is taken.
 pub fn free_name(table: &str, suffix: &str, taken: impl Fn(&str) -> bool) -> String {
-    let first = name_with_suffix(table, &format!("_{suffix}"));
+    let first = name(table, &format!("_{suffix}"));
     if !taken(&first) {
         return first;
     }
-    let numbered = |n: u32| name_with_suffix(table, &format!("_{suffix}_{n}"));
+    let numbered = |n: u32| name(table, &format!("_{suffix}_{n}"));
     (1..).map(numbered).find(|name| !taken(name)).unwrap_or(first)
+}
+
+/// Cut so that the name of its array type, which has one byte more, is its own.
+fn name(table: &str, suffix: &str) -> String {
+    let mut room = (MAX_IDENTIFIER_BYTES - 1).saturating_sub(suffix.len()).min(table.len());
+    while !table.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{suffix}", &table[..room])
+}
+
+/// Names that are in use: of relations and types.
+pub struct Taken(pub Vec<String>);
+
+impl Taken {
+    /// Whether a table cannot be called so, nor its array type be called after it.
+    pub fn has(&self, name: &str) -> bool {
+        let array = format!("_{name}");
+        self.0.iter().any(|taken| *taken == name || *taken == array)
+    }
 }
 
 /// The bound of one range of a series. What the column's type cannot spell is its end.
@@ -133,7 +153,9 @@ mod tests {
         assert_eq!(names, ["t_eu", "t_eu_1", "t_null_1", "t_são_paulo_x_b", "t_m5", "t_default"]);
         assert_eq!(made[2].bound, "FOR VALUES IN (NULL)");
         let long = "x".repeat(63);
-        assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 63));
+        assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 62));
+        let taken = Taken(vec!["_t_eu".to_owned()]);
+        assert!(taken.has("t_eu") && !taken.has("t_us"));
     }
 
     #[test]

@@ -7,12 +7,19 @@ use super::{column, takes_null};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident, Literal};
-use crate::plan::shape::Shape;
+use crate::plan::shape::{Column, Shape};
 use crate::plan::types::Key;
 use crate::spec::partitioning::{By, MOST_PARTITIONS, Partitioning, Step};
 
 /// The type without which a time zone means nothing.
 const ZONED: &str = "timestamp with time zone";
+
+/// Every type of the schema: a table has two.
+pub async fn type_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Failure> {
+    let sql = "SELECT t.typname::text FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+               WHERE n.nspname = $1";
+    Ok(conn.rows("read type names", sql, &[&schema]).await?.iter().map(|r| r.get(0)).collect())
+}
 
 /// The time zone of the bounds, as the server knows it.
 ///
@@ -40,8 +47,13 @@ pub async fn zone(conn: &Conn, source: &Shape, spec: &Partitioning) -> Result<St
 /// The least and the greatest value of a whole number's type.
 pub fn ends(source: &Shape, spec: &Partitioning) -> Option<(i128, i128)> {
     let By::Series { column, .. } = &spec.by else { return None };
+    source.column(column).and_then(ends_of)
+}
+
+/// The same of one column.
+pub fn ends_of(column: &Column) -> Option<(i128, i128)> {
     let of = |bits: u32| (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1);
-    match source.column(column)?.base_type_sql.as_str() {
+    match column.base_type_sql.as_str() {
         "smallint" => Some(of(16)),
         "integer" => Some(of(32)),
         "bigint" => Some(of(64)),

@@ -1,18 +1,22 @@
 //! A table that becomes partitioned: its partitions, their names and bounds, its keys, and what cannot hold.
 
 mod design;
+mod extend;
 mod hold;
 mod look;
 pub mod series;
 
 pub use design::Piece;
+use design::Taken;
+pub use extend::branch;
+pub use look::{place_sql, read_place};
 
 use super::build::{FinalNames, Request, refuse_unpublished, relation_names};
 use super::key;
 use super::model::partitioned::{Wanted, partitioned};
 use super::shape::Shape;
 use super::tree::{Branch, Tree};
-use super::types::{Layout, Plan, SCHEMA};
+use super::types::{Layout, Plan, SCHEMA, Series};
 use crate::error::Failure;
 use crate::pg::Conn;
 use crate::pg::sql::plain_ident;
@@ -35,10 +39,9 @@ pub async fn plan(
     let indexes = hold::indexes(source, spec, primary_key.as_deref())?;
     let zone = look::zone(conn, source, spec).await?;
     let ranges = look::ranges(conn, source, spec, &zone).await?;
-    let mut taken = relation_names(conn, &source.name.schema).await?;
-    taken.extend(relation_names(conn, SCHEMA).await?);
+    let taken = taken(conn, source).await?;
     let ends = look::ends(source, spec);
-    let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.iter().any(|t| t == name));
+    let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.has(name));
     let root = hold::root(source, spec, design::partition_key(spec));
     let wanted = Wanted { root: &root, pieces: &pieces, storage: &storage(source), indexes: &indexes, zone: &zone };
     let (modelled, made) = partitioned(conn, source, &wanted, version).await?;
@@ -48,7 +51,7 @@ pub async fn plan(
     refuse_unpublished(source, &identity)?;
     let by = key::columns_over(spec.columns(), source, &modelled.columns, &modelled.equalities, &no_conversion)
         .map_err(|why| Failure::refused(format!("the table cannot be partitioned: {why}")))?;
-    let mut names = FinalNames::new(&tree, taken);
+    let mut names = FinalNames::new(&tree, taken.0);
     let mut target = names.apply(source, made.root);
     target.tablespace.clone_from(&source.tablespace);
     for index in &mut target.indexes {
@@ -68,11 +71,25 @@ pub async fn plan(
         partitions: Vec::new(),
         branches,
         layout: Layout::Made,
+        series: match &spec.by {
+            By::Series { column, step, .. } => Some(Series { column: column.clone(), step: *step, zone }),
+            By::Bounds { .. } | By::List { .. } | By::Hash { .. } => None,
+        },
         left_off: spec.left_off.clone(),
         settings: Vec::new(),
         clauses: request.text.to_owned(),
         back: None,
     })
+}
+
+/// Names in the table's schema and in ours.
+async fn taken(conn: &Conn, source: &Shape) -> Result<Taken, Failure> {
+    let mut names = Vec::new();
+    for schema in [source.name.schema.as_str(), SCHEMA] {
+        names.extend(relation_names(conn, schema).await?);
+        names.extend(look::type_names(conn, schema).await?);
+    }
+    Ok(Taken(names))
 }
 
 /// What each partition has of the table's: it is a table like it, but for what it has from above.
