@@ -323,7 +323,8 @@ impl Run {
                 Phase::Ready => &mut self.report.seconds.ready,
                 Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Keep | Phase::Done => continue,
             };
-            *field = Some(seconds);
+            // A run that made room for a row went through a phase twice.
+            *field = Some(field.unwrap_or(0.0) + seconds);
         }
         let view = work.follower.view();
         let r = &mut self.report;

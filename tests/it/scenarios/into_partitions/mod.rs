@@ -232,6 +232,16 @@ fn a_dry_run_shows_the_partitions_and_changes_nothing() {
     ] {
         assert!(output.stdout.contains(words), "no {words:?} in {}", output.stdout);
     }
+    // Without rows a series begins today.
+    db.sql("CREATE TABLE e (id int PRIMARY KEY, at timestamp NOT NULL)");
+    let output =
+        pgrecast(&db, &["partition", "e", "--range", "at", "--every", "1 year", "--premake", "1", "--dry-run"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    for year in [0, 1] {
+        let name = db.query_one_text(&format!("SELECT 'e_' || extract(year FROM now() AT TIME ZONE 'UTC') + {year}"));
+        assert!(output.stdout.contains(&format!("\"pgrecast\".\"{name}\"")), "no {name} in {}", output.stdout);
+    }
+    db.sql("DROP TABLE e");
     assert_eq!(dump(&db), before);
     assert_nothing_left(&db);
 }

@@ -34,6 +34,7 @@ fn a_default_partition_takes_what_belongs_nowhere() {
     db.sql("INSERT INTO t (id, d) SELECT i, i % 7 FROM generate_series(1, 700) i");
     let running = partition(&db, &["--default-partition", "--postpone-cutover"]);
     running.wait_for_waiting("pgrecast cutover");
+    db.sql("TRUNCATE t; INSERT INTO t (id, d) SELECT i, i % 7 FROM generate_series(1, 70) i");
     db.sql(
         "UPDATE t SET d = 3 WHERE id = 5; UPDATE t SET d = -9 WHERE id = 8; INSERT INTO t (id, d) VALUES (1000, 55)",
     );
@@ -44,6 +45,7 @@ fn a_default_partition_takes_what_belongs_nowhere() {
         "8,1000"
     );
     assert_eq!(db.query_one_text("SELECT tableoid::regclass FROM t WHERE id = 5"), "t_3");
+    assert_eq!(db.query_one_text("SELECT count(*) FROM t"), "71");
     finish(&db);
 }
 
