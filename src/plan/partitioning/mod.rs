@@ -57,8 +57,15 @@ pub async fn plan(
     for index in &mut target.indexes {
         index.tablespace = of(source, &index.name).and_then(|i| i.tablespace.clone());
     }
+    // Of an index that is left off, nothing can be identified by.
+    if target.indexes.iter().all(|index| of(source, &index.name).is_none_or(|own| !own.replica_identity))
+        && source.replica_identity == 'i'
+    {
+        target.replica_identity = 'd';
+    }
+    let identity_kind = target.replica_identity;
     let branches: Vec<Branch> = (made.branches.into_iter())
-        .map(|branch| Branch { shape: partition(&mut names, source, branch.shape), ..branch })
+        .map(|branch| Branch { shape: partition(&mut names, source, identity_kind, branch.shape), ..branch })
         .collect();
     let key = key::in_partitions(key, by, &target);
     look::refuse_null(conn, source, &target, spec, &key).await?;
@@ -103,12 +110,12 @@ fn of<'a>(source: &'a Shape, name: &str) -> Option<&'a super::shape::Index> {
 }
 
 /// A partition as it will stand.
-fn partition(names: &mut FinalNames, source: &Shape, mut shape: Shape) -> Shape {
+fn partition(names: &mut FinalNames, source: &Shape, identity: char, mut shape: Shape) -> Shape {
     shape.name = source.name.sibling(shape.name.name);
     shape.oid = 0;
     shape.owner.clone_from(&source.owner);
     shape.tablespace.clone_from(&source.tablespace);
-    shape.replica_identity = source.replica_identity;
+    shape.replica_identity = identity;
     shape.kin = super::kin::Kin::default();
     names.settle_indexes(&mut shape);
     names.rename_parents(&mut shape);

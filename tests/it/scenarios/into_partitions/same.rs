@@ -125,7 +125,8 @@ fn what_a_partitioned_table_cannot_have_its_partitions_have() {
 fn what_cannot_hold_is_left_off_on_request() {
     let db = Db::new();
     db.sql(
-        "CREATE TABLE t (id int PRIMARY KEY, email text CONSTRAINT mail UNIQUE, d int NOT NULL, CONSTRAINT late UNIQUE (id, d) DEFERRABLE);
+        "CREATE TABLE t (id int PRIMARY KEY, email text NOT NULL CONSTRAINT mail UNIQUE, d int NOT NULL, CONSTRAINT late UNIQUE (id, d) DEFERRABLE);
+         ALTER TABLE t REPLICA IDENTITY USING INDEX mail;
          CREATE TABLE child (t_id int CONSTRAINT to_t REFERENCES t); INSERT INTO t SELECT i, i, i % 2 FROM generate_series(1, 100) i;
          INSERT INTO child VALUES (5)",
     );

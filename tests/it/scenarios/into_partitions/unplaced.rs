@@ -2,7 +2,7 @@
 
 use super::{TABLE, command, finish, partition, pgrecast, wait_until};
 use crate::harness::migration::SOON;
-use crate::harness::{Db, assert_nothing_left};
+use crate::harness::{Db, assert_nothing_left, spawn_with};
 
 #[test]
 fn a_row_out_of_all_ranges_is_named_before_the_swap() {
@@ -120,4 +120,25 @@ fn a_row_without_a_value_is_named_at_once() {
     running.wait_for_event("the end", SOON, |e| e["event"] == "finished");
     assert_eq!(running.wait().code, Some(0));
     finish(&db);
+}
+
+#[test]
+fn a_run_that_dies_as_it_makes_a_partition_goes_on() {
+    for point in ["before make partition", "after make partition"] {
+        let db = Db::new();
+        db.sql("CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL); INSERT INTO t SELECT i, i FROM generate_series(1, 99) i");
+        let by = ["partition", "t", "--range", "n", "--every", "100", "--premake", "0", "--format", "json"];
+        let run =
+            |more: &[&str], variables: &[(&str, &str)]| spawn_with(db.dsn(), &[&by[..], more].concat(), variables);
+        let running = run(&["--postpone-cutover"], &[("PGRECAST_FAULT", point)]);
+        running.wait_for_waiting("pgrecast cutover");
+        db.sql("UPDATE t SET n = 550 WHERE id = 5");
+        assert_ne!(running.wait().code, Some(0), "{point}");
+        let running = run(&[], &[]);
+        command(&db, &["cutover"]).wait().ended(0);
+        running.done();
+        assert_eq!(db.query_one_text("SELECT tableoid::regclass FROM t WHERE id = 5"), "t_500", "{point}");
+        assert_eq!(db.query_one_text("SELECT count(*) FROM t"), "99");
+        finish(&db);
+    }
 }
