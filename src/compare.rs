@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Exit, Failure};
 use crate::follow::Follower;
 use crate::monitor::Board;
-use crate::plan::types::Plan;
+use crate::plan::types::{Member, Plan};
 use crate::report::{Event, Phase as Shown, Reporter, VerifyFigures};
 use crate::state::{Migration, Phase, Store};
 use crate::stream::Key;
@@ -141,13 +141,12 @@ impl Comparison<'_> {
 
     fn job(&self) -> verify::Job {
         let context = self.context;
-        let leaves = context.plan.leaves(&context.names).into_iter().map(|leaf| leaf.names.shadow());
         verify::Job {
             connector: context.connector.clone(),
             plan: context.plan.clone(),
             forth: self.forth.clone(),
             shadow: context.names.shadow(),
-            shadow_leaves: leaves.collect(),
+            shadow_leaves: context.plan.holders(&context.names).iter().map(Member::shadow).collect(),
             jobs: u32::from(context.jobs),
             throttle: self.throttle.clone(),
             keep: Some(verify::Keep { id: context.id, reporter: context.reporter.clone() }),

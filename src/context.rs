@@ -36,6 +36,21 @@ pub struct Context {
 }
 
 impl Context {
+    /// The same migration with a plan that has more.
+    pub fn with_plan(&self, plan: Plan) -> Context {
+        Context {
+            id: self.id,
+            connector: self.connector.clone(),
+            store: self.store.clone(),
+            plan: Arc::new(plan),
+            names: self.names.clone(),
+            facts: self.facts.clone(),
+            reporter: self.reporter.clone(),
+            jobs: self.jobs,
+            failover: self.failover,
+        }
+    }
+
     /// What comes before a request for a stronger lock on `tables` in its transaction; they are named as in LOCK TABLE. SHARE UPDATE EXCLUSIVE stops nobody's
     /// reads and writes, so it may be waited for longer than the server's `deadlock_timeout`, after which a running
     /// autovacuum yields to it (PostgreSQL manual, 25.1.6); to a shorter wait it never does. Afterwards a lock is waited
@@ -56,7 +71,8 @@ impl Context {
 
     /// What is tied to the source now.
     pub async fn ties(&self, conn: &Conn) -> Result<Ties, Failure> {
-        Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await
+        let ties = Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await?;
+        Ok(ties.for_target(&self.plan))
     }
 
     /// The same, however long somebody keeps the lock that the server takes to spell a view, as REFRESH does.

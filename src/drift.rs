@@ -3,7 +3,7 @@
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Literal};
 use crate::plan::shape::Shape;
-use crate::plan::tree;
+use crate::plan::tree::{self, Branch};
 use crate::plan::types::Plan;
 
 /// The text of the error where the source is no longer the table of the plan.
@@ -59,15 +59,16 @@ pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
         return Ok(());
     }
     let places = tree::places(conn, source.oid).await?;
-    let parent = |n: Option<usize>| n.map_or(source.oid, |n| plan.partitions[n].source.oid);
+    let parent = |n: Option<usize>| n.map_or(source.oid, |n| plan.partitions[n].branch.shape.oid);
     let planned = |p: &tree::Place| {
-        plan.partitions.iter().any(|q| q.source.oid == p.oid && parent(q.parent) == p.parent && q.bound == p.bound)
+        let same = |b: &Branch| b.shape.oid == p.oid && parent(b.parent) == p.parent && b.bound == p.bound;
+        plan.partitions.iter().any(|q| same(&q.branch))
     };
     if places.len() != plan.partitions.len() || !places.iter().all(planned) {
         return Err(changed(source).detail("Changed: its partitions."));
     }
     for partition in &plan.partitions {
-        check_one(conn, source, &partition.source).await?;
+        check_one(conn, source, &partition.branch.shape).await?;
     }
     Ok(())
 }

@@ -67,6 +67,8 @@ pub struct Failure {
     pub detail: Option<String>,
     /// What to do, in sentences.
     pub hint: Option<String>,
+    /// The place of a row in a series of partitions, where it is about one that has none there.
+    pub unplaced: Option<String>,
     /// The server's error behind it, if any, so that callers can still ask for its SQLSTATE.
     pub source: Option<Box<crate::pg::Error>>,
 }
@@ -74,7 +76,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with the given exit and primary message.
     pub fn new(exit: Exit, primary: impl Into<String>) -> Self {
-        Failure { exit, primary: primary.into(), detail: None, hint: None, source: None }
+        Failure { exit, primary: primary.into(), detail: None, hint: None, unplaced: None, source: None }
     }
 
     /// Exit 1.
@@ -137,6 +139,7 @@ impl From<crate::pg::Error> for Failure {
             primary: error.to_string(),
             detail: error.detail.clone(),
             hint: error.hint.clone(),
+            unplaced: None,
             source: Some(Box::new(error)),
         }
     }

@@ -5,6 +5,7 @@ use crate::error::Failure;
 use crate::fill;
 use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, Literal, Role, Verdict};
+use crate::plan::ddl;
 use crate::plan::shape::Shape;
 use crate::plan::types::{IdentityChange, Names, OldNames};
 use crate::ties::{Owed, Whole, set_aside_sql, validate};
@@ -14,8 +15,8 @@ use crate::ties::{Owed, Whole, set_aside_sql, validate};
 pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> {
     drop_stream(context, conn).await?;
     drop_way_back(context, conn).await?;
-    for leaf in context.plan.leaves(&context.names).iter().filter(|leaf| *leaf.identity != IdentityChange::None) {
-        restore_identity(context, conn, leaf.source).await?;
+    for leaf in context.plan.leaves().iter().filter(|leaf| *leaf.identity != IdentityChange::None) {
+        restore_identity(context, conn, leaf.shape).await?;
     }
     drop_tables(context, conn).await
 }
@@ -28,7 +29,7 @@ pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
     let shadow = Literal(&context.names.shadow().to_string()).to_string();
     let members = context.plan.members(&context.names);
     let shadows: Vec<String> =
-        members.iter().map(|m| format!("to_regclass({})", Literal(&m.names.shadow().to_string()))).collect();
+        members.iter().map(|m| format!("to_regclass({})", Literal(&m.shadow().to_string()))).collect();
     let end = format!(
         "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
          JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
@@ -191,6 +192,20 @@ async fn complete_whole(context: &Context, conn: &Conn, owed: &Owed, whole: &Who
         }
         locks.reverse();
     }
+}
+
+/// Lets autovacuum come to the partitions that were made, which the swap has spared itself.
+pub async fn restore_autovacuum(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    for member in context.plan.holders(&context.names).iter().filter(|member| member.source.is_none()) {
+        let table = &member.target.name;
+        let there = format!("SELECT to_regclass({}) IS NOT NULL", Literal(&table.to_string()));
+        // Somebody may have dropped it since.
+        if conn.scalar("look for partition", &there).await?.as_deref() == Some("t") {
+            let sql = ddl::restore_autovacuum(member.target, &table.to_string()).join("; ");
+            patiently(conn, "restore autovacuum", &sql).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops shadow, with the views that were made on it, and journal.

@@ -1,5 +1,6 @@
 //! Builds what was left off for the copy: indexes and the constraints they serve, several at a time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::context::Context;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
 use crate::plan::shape::Index;
-use crate::plan::types::{Member, Names, Plan};
+use crate::plan::types::{Layout, Member, Names, Plan};
 use crate::plan::{ddl, tree};
 use crate::prepare;
 use crate::report::Event;
@@ -43,8 +44,7 @@ pub struct Build {
 /// partitions, which are attached to them.
 pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
     let nodes = prepare::shadow_nodes(plan, names);
-    let members = plan.members(names);
-    let mut list: Vec<Build> = members.iter().filter(|m| !m.target.is_partitioned()).flat_map(of_leaf).collect();
+    let mut list: Vec<Build> = plan.holders(names).iter().flat_map(|holder| builds_of(plan, holder)).collect();
     for (n, node) in nodes.iter().enumerate().rev().filter(|(_, node)| node.shape.is_partitioned()) {
         list.push(Build {
             name: node.name.clone(),
@@ -55,24 +55,33 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
             unique_columns: None,
         });
     }
-    if plan.key.needs_helper_index {
-        let (name, table) = (names.helper_index(), names.shadow());
-        let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
-        let build = vec![format!(
-            "CREATE UNIQUE INDEX {} ON {table} ({})",
-            Ident(&name.name),
-            crate::pg::sql::ident_list(columns.iter().map(String::as_str))
-        )];
-        list.push(Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns: Some(columns) });
-    }
     list
 }
 
+/// Those of one table that holds rows.
+pub fn builds_of(plan: &Plan, holder: &Member<'_>) -> Vec<Build> {
+    let helper = plan.key.needs_helper_index.then(|| helper(plan, holder));
+    of_leaf(holder).into_iter().chain(helper).collect()
+}
+
+/// The index over the key that is needed until the swap: to arbitrate upserts, or to find a row among partitions.
+fn helper(plan: &Plan, holder: &Member<'_>) -> Build {
+    let (name, table) = (holder.helper_index(), holder.shadow());
+    let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
+    let (unique, unique_columns) = match plan.layout {
+        Layout::Kept => ("UNIQUE ", Some(columns.clone())),
+        Layout::Made => ("", None),
+    };
+    let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
+    let build = vec![format!("CREATE {unique}INDEX {} ON {table} ({list})", Ident(&name.name))];
+    Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns }
+}
+
 fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
-    let shadow = leaf.names.shadow();
+    let shadow = leaf.shadow();
     let table = shadow.to_string();
     let one = |(n, index): (usize, &Index)| {
-        let name = leaf.names.index(n);
+        let name = leaf.index(n);
         let own = Index { name: name.name.clone(), ..index.clone() };
         // Primary keys of partitions keep the other builds of their table away for as long as they take.
         let patience = index.parent.as_ref().map(|_| "SET LOCAL lock_timeout = 0".to_owned());
@@ -91,10 +100,24 @@ fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
     leaf.target.indexes.iter().enumerate().map(one).collect()
 }
 
+/// The first of each table, then the second of each: builds of one table may have to wait for each other.
+fn in_turns<'a>(builds: impl Iterator<Item = &'a Build>) -> Vec<&'a Build> {
+    let mut seen: HashMap<&QualifiedName, usize> = HashMap::new();
+    let mut all: Vec<(usize, &Build)> = builds
+        .map(|build| {
+            let of_table = seen.entry(&build.table).or_default();
+            *of_table += 1;
+            (*of_table, build)
+        })
+        .collect();
+    all.sort_by_key(|(turn, _)| *turn);
+    all.into_iter().map(|(_, build)| build).collect()
+}
+
 /// Builds all that are missing side by side, attaches them, then moves on.
 pub async fn run(context: &Arc<Context>, throttle: &Throttle) -> Result<(), Failure> {
     let all = builds(&context.plan, &context.names);
-    let queue: Vec<Build> = all.iter().rev().filter(|b| !b.build.is_empty()).cloned().collect();
+    let queue: Vec<Build> = in_turns(all.iter().filter(|b| !b.build.is_empty())).into_iter().rev().cloned().collect();
     let queue = Arc::new(std::sync::Mutex::new(queue));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..context.jobs {
@@ -157,19 +180,26 @@ async fn worker(
     throttle: Throttle,
 ) -> Result<(), Failure> {
     let mut retry = Retry::new();
+    let mut kept = None;
     let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
     while let Some(build) = next() {
         throttle.pass().await;
         loop {
-            let conn = match context.connector.open(Role::Indexer).await {
-                Ok(conn) => conn,
-                Err(e) => {
-                    retry.after(e).await?;
-                    continue;
-                }
+            let conn = match kept.take() {
+                Some(conn) => conn,
+                None => match context.connector.open(Role::Indexer).await {
+                    Ok(conn) => conn,
+                    Err(e) => {
+                        retry.after(e).await?;
+                        continue;
+                    }
+                },
             };
             match build_one(&context, &conn, &build).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    kept = Some(conn);
+                    break;
+                }
                 Err(e) if is_duplicate(&e) => {
                     conn.batch("roll back index", "ROLLBACK").await?;
                     return Err(blame(&context, &conn, &build, &e).await);

@@ -16,7 +16,7 @@ use crate::plan::ddl::{self, Purpose};
 use crate::plan::kin;
 use crate::plan::shape::Origin;
 use crate::plan::tree::{self, Node};
-use crate::plan::types::{IdentityChange, Member, Names, Plan};
+use crate::plan::types::{IdentityChange, Leaf, Member, Names, Plan};
 use crate::published;
 use crate::report::Event;
 use crate::slot;
@@ -38,9 +38,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     create_slot(context, &conn, context.slot()).await?;
     settle(context, &conn).await?;
     let mut leaves = String::new();
-    for leaf in context.plan.leaves(&context.names) {
-        let (id, oid) = (context.id, leaf.source.oid);
-        let filenode = drift::read(&conn, leaf.source).await?.filenode;
+    for leaf in context.plan.leaves() {
+        let (id, oid) = (context.id, leaf.shape.oid);
+        let filenode = drift::read(&conn, leaf.shape).await?.filenode;
         leaves.push_str(&format!(
             "INSERT INTO pgrecast.leaf (migration, relation, filenode, blocks) SELECT {id}, {oid}, {filenode}, \
              pg_relation_size({oid}) / current_setting('block_size')::int8; "
@@ -73,14 +73,11 @@ fn has_source(plan: &Plan, column: &str) -> bool {
 
 /// The shadow and those of its partitions, under the names they have until the swap.
 pub fn shadow_nodes<'a>(plan: &'a Plan, names: &Names) -> Vec<Node<'a>> {
-    let members = plan.members(names).into_iter().enumerate();
-    let node = |(n, member): (usize, Member<'a>)| {
-        let partition = n.checked_sub(1).and_then(|n| plan.partitions.get(n));
-        let indexes = (0..member.target.indexes.len()).map(|n| member.names.index(n)).collect();
-        let hangs = partition.map(|p| (p.parent.map_or(0, |n| n + 1), p.bound.as_str()));
-        Node { shape: member.target, name: member.names.shadow(), hangs, indexes }
+    let node = |member: Member<'a>| {
+        let indexes = (0..member.target.indexes.len()).map(|n| member.index(n)).collect();
+        Node { shape: member.target, name: member.shadow(), hangs: member.hangs, indexes }
     };
-    members.map(node).collect()
+    plan.members(names).into_iter().map(node).collect()
 }
 
 /// The statements that make the empty shadow and the journal, as one transaction.
@@ -112,7 +109,7 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
 
 /// The statement that publishes the source's keys.
 pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
-    let tables = published(plan, names, version);
+    let tables = published(plan, version);
     let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
     format!("CREATE PUBLICATION {}{of} {}", Ident(&names.publication()), how(version))
 }
@@ -128,18 +125,16 @@ fn how(version: u32) -> &'static str {
 /// The source in a publication, with its keys; of a partitioned source each partition that holds rows, so that a TRUNCATE
 /// of one is told. Before 15 there are no column lists; under REPLICA IDENTITY FULL a list would make the user's updates
 /// fail (CREATE PUBLICATION, PostgreSQL manual).
-pub fn published(plan: &Plan, names: &Names, version: u32) -> Vec<String> {
-    let table = |leaf: Member<'_>| {
-        let full = *leaf.identity == IdentityChange::Full
-            || (*leaf.identity == IdentityChange::None && leaf.source.replica_identity == 'f');
-        let columns = if version >= 150_000 && !full {
+pub fn published(plan: &Plan, version: u32) -> Vec<String> {
+    let table = |leaf: Leaf<'_>| {
+        let columns = if version >= 150_000 && !leaf.identity.leaves_full(leaf.shape) {
             format!(" ({})", crate::pg::sql::ident_list(plan.key_names().iter().map(String::as_str)))
         } else {
             String::new()
         };
-        format!("ONLY {}{columns}", leaf.source.name)
+        format!("ONLY {}{columns}", leaf.shape.name)
     };
-    plan.leaves(names).into_iter().map(table).collect()
+    plan.leaves().into_iter().map(table).collect()
 }
 
 /// Publication and slot of the way back, before the swap: what the slot sends begins there. The publication is empty until
@@ -168,15 +163,15 @@ pub async fn way_back(context: &Context) -> Result<(), Failure> {
 
 /// The statements that give the source, or its partitions, the replica identity the key needs, if any.
 pub fn identity_sql(plan: &Plan) -> Vec<String> {
-    let of_leaf = |leaf: Member<'_>| {
-        let alter = format!("ALTER TABLE ONLY {} REPLICA IDENTITY", leaf.source.name);
+    let of_leaf = |leaf: Leaf<'_>| {
+        let alter = format!("ALTER TABLE ONLY {} REPLICA IDENTITY", leaf.shape.name);
         match leaf.identity {
             IdentityChange::None => None,
             IdentityChange::Index { index } => Some(format!("{alter} USING INDEX {}", Ident(index))),
             IdentityChange::Full => Some(format!("{alter} FULL")),
         }
     };
-    plan.leaves(&Names::new(0)).into_iter().filter_map(of_leaf).collect()
+    plan.leaves().into_iter().filter_map(of_leaf).collect()
 }
 
 /// Identity and publication in one transaction: the table is never published without an identity (rule 12).

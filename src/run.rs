@@ -24,7 +24,7 @@ use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
 use crate::throttle::{Throttle, throttle};
-use crate::{fill, finish, index, keep, prepare, rollback, slot};
+use crate::{extend, fill, finish, index, keep, prepare, rollback, slot};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -107,17 +107,34 @@ impl Run {
             self.report.seconds.prepare = Some(seconds);
             migration = self.again().await?;
         }
-        if migration.phase.is_before_swap() {
+        while migration.phase.is_before_swap() {
             finish::end_former_run(&self.context).await?;
             migration = self.again().await?;
-        }
-        if migration.phase.is_before_swap() {
-            self.swap(migration, &mut stopped).await?;
+            if !migration.phase.is_before_swap() {
+                break;
+            }
+            match self.swap(migration, &mut stopped).await {
+                Err(failure) => migration = self.make_room(failure).await?,
+                Ok(()) => break,
+            }
         }
         if self.until == Until::Swapped {
             self.clean_up().await?;
         }
         self.keep(&mut stopped).await
+    }
+
+    /// Makes the partition that a row wants which has none, so that the run can go on; any other failure is the end.
+    async fn make_room(&mut self, failure: Failure) -> Result<Migration, Failure> {
+        let Some(place) = failure.unplaced.clone() else { return Err(failure) };
+        finish::end_former_run(&self.context).await?;
+        let migration = self.again().await?;
+        if !migration.phase.is_before_swap() {
+            return Ok(migration);
+        }
+        let Some(plan) = extend::run(&self.context, &migration, &place).await? else { return Err(failure) };
+        self.context = Arc::new(self.context.with_plan(plan));
+        self.again().await
     }
 
     /// Keeps the old table in step where that was asked for.
@@ -240,8 +257,8 @@ impl Run {
         past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
         let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
         let mut columns = HashMap::new();
-        for leaf in context.plan.leaves(&context.names) {
-            columns.insert(leaf.source.oid, drift::read(context.store.conn(), leaf.source).await?.columns);
+        for leaf in context.plan.leaves() {
+            columns.insert(leaf.shape.oid, drift::read(context.store.conn(), leaf.shape).await?.columns);
         }
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(self.options.throttle.nice);
@@ -306,7 +323,8 @@ impl Run {
                 Phase::Ready => &mut self.report.seconds.ready,
                 Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Keep | Phase::Done => continue,
             };
-            *field = Some(seconds);
+            // A run that made room for a row went through a phase twice.
+            *field = Some(field.unwrap_or(0.0) + seconds);
         }
         let view = work.follower.view();
         let r = &mut self.report;
@@ -338,11 +356,14 @@ impl Run {
         slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
         finish::drop_tables(context, &conn).await?;
+        finish::restore_autovacuum(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
         if context.plan.key.needs_helper_index {
-            let helper = context.plan.target.name.sibling(context.names.helper_index().name);
-            finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
-                .await?;
+            for holder in context.plan.holders(&context.names) {
+                let helper = holder.target.name.sibling(holder.helper_index().name);
+                finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
+                    .await?;
+            }
         }
         match migration.plan.back {
             Some(_) => keep::begin(context, &migration).await,
@@ -416,14 +437,15 @@ impl Work {
         let missing = || Failure::failed("the control schema does not say what is to be copied");
         let context = &self.context;
         let states = context.store.leaves(context.id).await?;
+        let x0 = self.migration.x0.ok_or_else(missing)?;
         let mut leaves = Vec::new();
-        for leaf in context.plan.leaves(&context.names) {
-            let state = states.iter().find(|s| s.oid == leaf.source.oid).ok_or_else(missing)?;
-            let columns = self.columns.get(&leaf.source.oid).cloned().ok_or_else(missing)?;
+        for leaf in context.plan.leaves() {
+            let state = states.iter().find(|s| s.oid == leaf.shape.oid).ok_or_else(missing)?;
+            let columns = self.columns.get(&leaf.shape.oid).cloned().ok_or_else(missing)?;
             let blocks = if self.copy.is_over(state.oid) { 0 } else { state.blocks };
             leaves.push(copy::Leaf {
-                source: leaf.source.clone(),
-                names: leaf.names,
+                source: leaf.shape.clone(),
+                statements: copy::Statements::new(&context.plan, &leaf, &context.names, x0),
                 fingerprint: Fingerprint { filenode: state.filenode, columns },
                 ranges: Ranges::new(blocks, &state.done),
             });
@@ -432,7 +454,7 @@ impl Work {
             connector: context.connector.clone(),
             id: context.id,
             plan: context.plan.clone(),
-            x0: self.migration.x0.ok_or_else(missing)?,
+            names: context.names.clone(),
             leaves,
             jobs: u32::from(context.jobs),
             progress: self.copy.clone(),

@@ -5,7 +5,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
-use crate::plan::types::{Names, Plan, Value};
+use crate::plan::partitioning::{place_sql, read_place};
+use crate::plan::types::{Layout, Names, Plan, Series, Value};
 
 /// What helps against every one of them.
 const HINT: &str =
@@ -40,7 +41,28 @@ impl Unfit<'_> {
             return Ok(failure.hint(HINT).caused_by(self.cause));
         }
         let failure = Failure::failed(format!("{row} does not fit the new shape: {said}"));
-        Ok(failure.hint(HINT).caused_by(self.cause))
+        let failure = failure.hint(HINT).caused_by(self.cause);
+        match self.has_no_partition() {
+            true => Ok(self.unplaced(conn, failure).await?),
+            false => Ok(failure),
+        }
+    }
+
+    /// A CHECK that a row fails has a name.
+    fn has_no_partition(&self) -> bool {
+        let unnamed = self.cause.constraint.is_none() && self.cause.is(&SqlState::CHECK_VIOLATION);
+        self.plan.layout == Layout::Made && unnamed
+    }
+
+    /// Where the row would belong, so that it can get a partition there.
+    async fn unplaced(&self, conn: &Conn, failure: Failure) -> Result<Failure, Failure> {
+        let detail = self.cause.detail.clone().unwrap_or_default();
+        let failure = failure.detail(detail).hint(format!("{HINT} With --default-partition it would have a place."));
+        let Some(Series { column, step, zone }) = &self.plan.series else { return Ok(failure) };
+        let place = place_sql(&self.plan.source, column, *step, &Ident(column).to_string(), zone)?;
+        let sql = format!("SELECT {place} FROM {} WHERE {}", self.plan.source_from(), self.row);
+        let place = conn.scalar("read place", &sql).await?.filter(|text| read_place(*step, text).is_some());
+        Ok(Failure { unplaced: place, ..failure })
     }
 
     /// The column, its value and the expression, where a conversion is what fails.
@@ -93,8 +115,8 @@ pub fn with_final_names(plan: &Plan, names: &Names, text: &str) -> String {
     let mut said = text.to_owned();
     for member in plan.members(names) {
         let indexes = member.target.indexes.iter().enumerate();
-        let indexes = indexes.map(|(n, i)| (member.names.index(n).name, i.name.clone()));
-        for (ours, last) in indexes.chain([(member.names.shadow().name, member.target.name.name.clone())]) {
+        let indexes = indexes.map(|(n, i)| (member.index(n).name, i.name.clone()));
+        for (ours, last) in indexes.chain([(member.shadow().name, member.target.name.name.clone())]) {
             said = said.replace(&quoted(&ours), &quoted(&last));
         }
     }

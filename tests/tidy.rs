@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "compare",
     "monitor",
     "cutover",
+    "extend",
     "index",
     "prepare",
     "finish",

@@ -14,6 +14,7 @@ mod demo;
 mod later;
 mod name;
 mod options;
+mod partition;
 mod quantity;
 mod resume;
 mod reverse;
@@ -25,6 +26,7 @@ pub use alter::Alter;
 pub use demo::Demo;
 pub use name::{NameError, TableName};
 pub use options::{Changes, Cutover, MigrateOptions, Throttle};
+pub use partition::{Partition, PartitionBy};
 pub use resume::Resume;
 pub use reverse::Reverse;
 pub use session::{Connection, Output};
@@ -37,6 +39,8 @@ use typed::{CommandLine, OneArgs, Typed};
 pub enum Command {
     /// Give a table a new shape.
     Alter(Box<Alter>),
+    /// Make a table partitioned.
+    Partition(Box<Partition>),
     /// Go on with an interrupted migration.
     Resume(Box<Resume>),
     /// Show all migrations.
@@ -62,6 +66,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Command::Alter(_) => "alter",
+            Command::Partition(_) => "partition",
             Command::Resume(_) => "resume",
             Command::List(_) => "list",
             Command::Status(_) => "status",
@@ -78,6 +83,7 @@ impl Command {
     pub fn format(&self) -> Format {
         match self {
             Command::Alter(alter) => alter.output.format,
+            Command::Partition(partition) => partition.output.format,
             Command::Resume(resume) => resume.output.format,
             Command::List(list) => list.format,
             Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
@@ -197,6 +203,7 @@ pub fn parse<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Re
 fn check(typed: Typed) -> Result<Command, Failure> {
     match typed {
         Typed::Alter(typed) => Alter::check(*typed).map(Box::new).map(Command::Alter),
+        Typed::Partition(typed) => Partition::check(*typed).map(Box::new).map(Command::Partition),
         Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
         Typed::List(session) => Ok(Command::List(List { format: session.format.format, connection: session.into() })),
         Typed::Status(typed) => Ok(Command::Status(typed.into())),
@@ -219,7 +226,6 @@ fn check(typed: Typed) -> Result<Command, Failure> {
             connection: typed.session.into(),
         })),
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
-        Typed::Partition(_) => Err(later::refuse("partition")),
         Typed::Split(_) => Err(later::refuse("split")),
         Typed::Widen(_) => Err(later::refuse("widen")),
         Typed::Run(_) => Err(later::refuse("run")),

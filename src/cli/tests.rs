@@ -200,7 +200,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_in_plain_words() {
-    let commands = ["partition", "split", "widen", "run", "pause", "unpause", "set"];
+    let commands = ["split", "widen", "run", "pause", "unpause", "set"];
     for command in commands {
         let primary = format!("pgrecast {command} is not part of this version yet");
         let lines: [&[&str]; 3] = [&[command], &[command, "--help"], &[command, "t", "--range", "a", "-x", "y=1"]];
@@ -221,10 +221,12 @@ fn help_is_short_and_shows_what_works() {
     assert_eq!(code, 0);
     assert!(help.lines().count() <= 30, "{help}");
     let (listed, not_yet) = help.split_once("Not yet:").expect("what is not there yet");
-    for command in ["alter", "resume", "list", "status", "cutover", "abort", "verify", "finish", "rollback", "demo"] {
+    let commands =
+        ["alter", "partition", "resume", "list", "status", "cutover", "abort", "verify", "finish", "rollback"];
+    for command in commands.into_iter().chain(["demo"]) {
         assert!(listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for command in ["partition", "split", "widen", "run", "pause", "unpause", "set"] {
+    for command in ["split", "widen", "run", "pause", "unpause", "set"] {
         assert!(not_yet.contains(command) && !listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
 }
@@ -248,4 +250,66 @@ fn the_version_is_the_crates() {
 fn no_debug_output_shows_a_password() {
     let read = alter(&["--dsn=postgres://u:secret@h/d"]);
     assert!(!format!("{read:?}").contains("secret"));
+}
+
+fn partition(options: &[&str]) -> Result<Partition, String> {
+    let line: Vec<&str> = ["partition", "t"].iter().chain(options).copied().collect();
+    match typed(&line) {
+        Ok(Command::Partition(partition)) => Ok(*partition),
+        Ok(other) => panic!("{line:?}: {other:?}"),
+        Err(Unparsed::Asked(text) | Unparsed::Wrong(text)) => Err(text),
+        Err(Unparsed::Refused(failure)) => Err(failure.primary),
+    }
+}
+
+#[test]
+fn a_table_is_partitioned_in_one_way() {
+    let columns = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let by = |options: &[&str]| partition(options).expect("a partitioning").by;
+    assert_eq!(
+        by(&["--range", "At", "--every", "1 month", "--zone", "Europe/Berlin", "--premake", "0"]),
+        PartitionBy::Every {
+            column: "at".to_owned(),
+            every: "1 month".to_owned(),
+            zone: Some("Europe/Berlin".to_owned()),
+            premake: 0
+        }
+    );
+    assert_eq!(
+        by(&["--range", "a,\"B\"", "--bounds", "(-1,a),(2,b)"]),
+        PartitionBy::Bounds { columns: columns(&["a", "B"]), bounds: "(-1,a),(2,b)".to_owned(), zone: None }
+    );
+    assert_eq!(
+        by(&["--list", "a", "--values", "-1;b,c"]),
+        PartitionBy::List { column: "a".to_owned(), values: "-1;b,c".to_owned() }
+    );
+    assert_eq!(
+        by(&["--hash", "a,b", "--partitions", "8"]),
+        PartitionBy::Hash { columns: columns(&["a", "b"]), partitions: 8 }
+    );
+    let more = ["--hash", "a", "--partitions", "8", "--drop-constraint", "x,\"Y\"", "--drop-constraint", "z"];
+    let read = partition(&[&more[..], &["--default-partition", "--primary-key", "a", "--dry-run"]].concat());
+    let read = read.expect("a partitioning");
+    assert_eq!(read.drop_constraints, columns(&["x", "Y", "z"]));
+    assert_eq!(read.options.primary_key, Some(columns(&["a"])));
+    assert!(read.default_partition && read.dry_run);
+}
+
+#[test]
+fn ways_to_partition_are_not_mixed() {
+    for (options, words) in [
+        (&[][..], "one of --range, --list and --hash"),
+        (&["--range", "a"], "--every or --bounds"),
+        (&["--range", "a", "--every", "1 day", "--bounds", "1,2"], "exclude each other"),
+        (&["--range", "a", "--hash", "b", "--partitions", "2"], "exclude each other"),
+        (&["--range", "a,b", "--every", "1 day"], "takes one column"),
+        (&["--range", "a", "--bounds", "1,2", "--premake", "2"], "--premake is not for"),
+        (&["--list", "a"], "--list needs --values"),
+        (&["--list", "a", "--values", "1", "--zone", "UTC"], "--zone is not for"),
+        (&["--hash", "a"], "--hash needs --partitions"),
+        (&["--hash", "a", "--partitions", "2", "--values", "1"], "--values is not for"),
+    ] {
+        let said = partition(options).expect_err("a refusal");
+        assert!(said.contains(words), "{options:?}: {said}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::report::Format;
 const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
-Not yet: partition, split, widen, run, pause, unpause, set";
+Not yet: split, widen, run, pause, unpause, set";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -39,6 +39,8 @@ pub(super) struct CommandLine {
 pub(super) enum Typed {
     /// Give a table a new shape: any ALTER TABLE clauses
     Alter(Box<AlterArgs>),
+    /// Make a table partitioned: by range, list or hash
+    Partition(Box<PartitionArgs>),
     /// Go on with an interrupted migration
     Resume(Box<ResumeArgs>),
     /// Show all migrations
@@ -57,8 +59,6 @@ pub(super) enum Typed {
     Rollback(RollbackArgs),
     /// Migrate a table under load on a throwaway server, and show what happened
     Demo(DemoArgs),
-    #[command(hide = true)]
-    Partition(Ignored),
     #[command(hide = true)]
     Split(Ignored),
     #[command(hide = true)]
@@ -96,6 +96,63 @@ pub(super) struct AlterArgs {
     /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
     #[arg(long)]
     pub(super) failover_slot: bool,
+    #[command(flatten)]
+    pub(super) session: Session,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+    #[command(flatten)]
+    pub(super) later: LaterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PartitionArgs {
+    /// NAME or SCHEMA.NAME, quoted as in SQL
+    #[arg(value_name = "TABLE")]
+    pub(super) table: TableName,
+    /// Partition by ranges of these columns
+    #[arg(long, value_name = "COL,…")]
+    pub(super) range: Option<Columns>,
+    /// Ranges of this length over all rows there are: '1 month', '2 weeks', '1 day', '1 year', 1000000
+    #[arg(long, value_name = "LENGTH")]
+    pub(super) every: Option<String>,
+    /// Ranges from each of these values to the next; MINVALUE and MAXVALUE are the ends
+    #[arg(long, value_name = "A,B,C", allow_hyphen_values = true)]
+    pub(super) bounds: Option<String>,
+    /// The time zone of the bounds of a timestamptz column [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    pub(super) zone: Option<String>,
+    /// With --every: partitions beyond that of the last row [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(super) premake: Option<u32>,
+    /// Partition by the values of this column
+    #[arg(long, value_name = "COL")]
+    pub(super) list: Option<Columns>,
+    /// The values of each partition; NULL for rows without one
+    #[arg(long, value_name = "'a;b,c'", allow_hyphen_values = true)]
+    pub(super) values: Option<String>,
+    /// Partition by a hash of these columns
+    #[arg(long, value_name = "COL,…")]
+    pub(super) hash: Option<Columns>,
+    /// How many partitions the hash is spread over
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) partitions: Option<u32>,
+    /// A partition for rows that belong to no other
+    #[arg(long)]
+    pub(super) default_partition: bool,
+    /// The new table's primary key [default: the old one's, and the partition columns where needed]
+    #[arg(long, value_name = "COL,…")]
+    pub(super) primary_key: Option<Columns>,
+    /// A constraint, unique index or incoming foreign key to be left off; may be repeated
+    #[arg(long = "drop-constraint", value_name = "NAME")]
+    pub(super) drop_constraints: Vec<Columns>,
+    /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
+    #[arg(long)]
+    pub(super) failover_slot: bool,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) session: Session,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{LAST_WORDS, alter, reporter};
+use super::{LAST_WORDS, migrate, reporter};
 use crate::cli::{Alter, Connection, Demo, MigrateOptions, TableName};
 use crate::demo::facts::{Facts, Seen};
 use crate::demo::load::{Account, CLIENTS, Load, Stage};
@@ -122,7 +122,7 @@ async fn migrate(dsn: &str, typed: &Demo, reporter: &Reporter) -> Result<(), Fai
         output: typed.output.clone(),
     };
     // What could be done about it goes with the server.
-    alter::alter_told(alter, reporter).await.map_err(|failure| Failure { hint: None, ..failure })
+    migrate::alter_told(alter, reporter).await.map_err(|failure| Failure { hint: None, ..failure })
 }
 
 /// The table at the end, and how many of the clients' writes are not in it.

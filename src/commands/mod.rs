@@ -1,8 +1,8 @@
 //! The commands, each from what was typed to its exit.
 
-mod alter;
 mod demo;
 mod list;
+mod migrate;
 mod opened;
 mod remove;
 mod rollback;
@@ -21,8 +21,9 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
 /// Carries a command out.
 pub async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Alter(alter) => alter::alter(*alter).await,
-        Command::Resume(resume) => alter::resume(*resume).await,
+        Command::Alter(alter) => migrate::alter(*alter).await,
+        Command::Partition(partition) => migrate::partition(*partition).await,
+        Command::Resume(resume) => migrate::resume(*resume).await,
         Command::List(list) => list::list(list).await,
         Command::Status(one) => list::status(one).await,
         Command::Cutover(one) => remove::release(one).await,

@@ -93,8 +93,8 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     let failover = if options.failover_slot { " (FAILOVER)" } else { "" };
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput{failover}", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
-    for leaf in plan.leaves(&names) {
-        let copy = CopyStatements::new(plan, leaf.source, &leaf.names, 0).insert((0, 1024));
+    for leaf in plan.leaves() {
+        let copy = CopyStatements::new(plan, &leaf, &names, 0).insert((0, 1024));
         let statement = format!("{copy} (for each block range)");
         steps.push(step("copy", statement, "ACCESS SHARE", "DDL of the table, for a second"));
     }

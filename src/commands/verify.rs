@@ -1,6 +1,6 @@
 //! `pgrecast verify`: compares by itself where nobody works on the migration, and else asks whoever does.
 
-use super::alter::{How, go};
+use super::migrate::{How, go};
 use super::opened::{Opened, open};
 use super::{close, reporter};
 use crate::cli::{MigrateOptions, Verify};

@@ -4,7 +4,7 @@
 //! one. Nothing of it is kept.
 
 use super::ranges::BlockRange;
-use super::{Job, Leaf, Statements, lock_leaf};
+use super::{Job, Leaf, lock_leaf};
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::unfit::{Unfit, fails};
@@ -14,13 +14,12 @@ pub async fn find(
     conn: &Conn,
     job: &Job,
     leaf: &Leaf,
-    statements: &Statements,
     range: BlockRange,
     error: &Error,
 ) -> Result<Option<Failure>, Failure> {
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin search", &begin).await?;
-    let found = search(conn, job, leaf, statements, range, error).await;
+    let found = search(conn, job, leaf, range, error).await;
     conn.batch("end search", "ROLLBACK").await?;
     found
 }
@@ -29,10 +28,10 @@ async fn search(
     conn: &Conn,
     job: &Job,
     leaf: &Leaf,
-    statements: &Statements,
     range: BlockRange,
     error: &Error,
 ) -> Result<Option<Failure>, Failure> {
+    let statements = &leaf.statements;
     let (mut first, mut end) = range;
     if fails(conn, &statements.insert(range)).await?.is_none() {
         return Ok(None);
@@ -71,7 +70,7 @@ async fn describe(conn: &Conn, job: &Job, leaf: &Leaf, place: &str, cause: &Erro
         let value = conn.scalar("read key", &read).await?;
         key.push(format!("{} = {}", Ident(column), value.unwrap_or_default()));
     }
-    let unfit = Unfit { plan: &job.plan, names: &leaf.names, row, key: key.join(", "), aside: "", cause };
+    let unfit = Unfit { plan: &job.plan, names: &job.names, row, key: key.join(", "), aside: "", cause };
     unfit.describe(conn).await
 }
 

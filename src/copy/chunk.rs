@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::ranges::BlockRange;
-use super::{Job, Leaf, SEEN_NEW, Statements, lock_leaf};
+use super::{Job, Leaf, SEEN_NEW, lock_leaf};
 use crate::drift;
 use crate::pg::{Conn, Error};
 
@@ -16,27 +16,15 @@ pub struct Copied {
 }
 
 /// Copies one range. `None` where the source's file is another one than was measured; then nothing was written.
-pub async fn copy(
-    conn: &Conn,
-    job: &Job,
-    leaf: &Leaf,
-    statements: &Statements,
-    range: BlockRange,
-) -> Result<Option<Copied>, Error> {
-    let done = attempt(conn, job, leaf, statements, range).await;
+pub async fn copy(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
+    let done = attempt(conn, job, leaf, range).await;
     if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
         conn.batch("roll back chunk", "ROLLBACK").await?;
     }
     done
 }
 
-async fn attempt(
-    conn: &Conn,
-    job: &Job,
-    leaf: &Leaf,
-    statements: &Statements,
-    range: BlockRange,
-) -> Result<Option<Copied>, Error> {
+async fn attempt(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin chunk", &begin).await?;
     let seen = drift::read(conn, &leaf.source).await?;
@@ -50,10 +38,10 @@ async fn attempt(
         conn.batch("end chunk", "ROLLBACK").await?;
         return Ok(Some(copied));
     }
-    let rows = conn.execute("copy chunk", &statements.insert(range), &[]).await?;
+    let rows = conn.execute("copy chunk", &leaf.statements.insert(range), &[]).await?;
     let flag = conn.scalar("ask for new rows", &format!("SELECT current_setting('{SEEN_NEW}', true)")).await?;
     let journaled = match flag.as_deref() {
-        Some("1") => conn.execute("journal new rows", &statements.journal(range), &[]).await?,
+        Some("1") => conn.execute("journal new rows", &leaf.statements.journal(range), &[]).await?,
         _ => 0,
     };
     let progress = format!(

@@ -56,8 +56,8 @@ impl Progress {
 pub struct Leaf {
     /// As it stands.
     pub source: Shape,
-    /// The names of what stands for it.
-    pub names: Names,
+    /// What copies it.
+    pub statements: Statements,
     /// What it was when its blocks were measured.
     pub fingerprint: Fingerprint,
     /// Blocks not copied yet.
@@ -72,8 +72,8 @@ pub struct Job {
     pub id: i32,
     /// Its plan.
     pub plan: Arc<Plan>,
-    /// Rule 1's X0.
-    pub x0: u32,
+    /// Its names.
+    pub names: Names,
     /// What is copied, one after the other.
     pub leaves: Vec<Leaf>,
     /// Workers.
@@ -143,13 +143,8 @@ async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
     let mut retry = Retry::new();
     let mut conn = None;
     let mut worked = None;
-    let mut at: Option<(usize, Statements)> = None;
     while let Some((n, range)) = next_range(&left, job.jobs) {
         let leaf = &job.leaves[n];
-        let statements = match at.take() {
-            Some((m, statements)) if m == n => statements,
-            _ => Statements::new(&job.plan, &leaf.source, &leaf.names, job.x0),
-        };
         if let Some(worked) = worked.take() {
             job.throttle.rest(worked).await;
         }
@@ -169,7 +164,7 @@ async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
                 },
             };
             let begun = Instant::now();
-            match chunk::copy(&open, &job, leaf, &statements, range).await {
+            match chunk::copy(&open, &job, leaf, range).await {
                 Ok(Some(copied)) => {
                     retry.reset();
                     let blocks = range.1 - range.0;
@@ -187,7 +182,7 @@ async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
                 Ok(None) => return Err(Stop::OtherFile(leaf.source.oid)),
                 Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
                 Err(e) if e.is_data() => {
-                    match blame::find(&open, &job, leaf, &statements, range, &e).await? {
+                    match blame::find(&open, &job, leaf, range, &e).await? {
                         Some(failure) => return Err(Stop::Failed(failure)),
                         // The row was changed meanwhile: once more.
                         None => {
@@ -204,7 +199,6 @@ async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
                 }
             }
         }
-        at = Some((n, statements));
     }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use super::ranges::BlockRange;
 use crate::pg::{Ident, QualifiedName};
-use crate::plan::shape::Shape;
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::{Leaf, Names, Plan};
 
 /// The transaction-local setting by which the copy tells that it met a possibly new row.
 pub const SEEN_NEW: &str = "pgrecast.seen_new";
@@ -19,16 +18,20 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// For a leaf of a plan whose X0 is known; `names` are the leaf's.
-    pub fn new(plan: &Plan, leaf: &Shape, names: &Names, x0: u32) -> Self {
+    /// For a leaf of a plan whose X0 is known.
+    pub fn new(plan: &Plan, leaf: &Leaf<'_>, names: &Names, x0: u32) -> Self {
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
         let key = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>().join(", ");
         Statements {
-            insert_head: format!("INSERT INTO {} ({columns}){}\nSELECT {values}", names.shadow(), plan.overriding()),
+            insert_head: format!(
+                "INSERT INTO {} ({columns}){}\nSELECT {values}",
+                plan.destination(leaf, names),
+                plan.overriding()
+            ),
             journal_head: format!("INSERT INTO {}\nSELECT {key}, 0", names.journal(1)),
-            from: plan.leaf_from(leaf),
+            from: plan.leaf_from(leaf.shape),
             alias: plan.alias(),
             x0,
         }

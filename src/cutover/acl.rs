@@ -29,7 +29,7 @@ pub struct Acl {
 
 const SQL: &str = "
 SELECT json_build_object(
-    'explicit', (SELECT relacl IS NOT NULL FROM pg_catalog.pg_class WHERE oid = $1),
+    'explicit', coalesce((SELECT relacl IS NOT NULL FROM pg_catalog.pg_class WHERE oid = $1), false),
     'grants', coalesce((SELECT json_agg(g) FROM (
         SELECT r.rolname AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable,
                NULL::name AS column, NULL::name AS sequence_of,
@@ -63,9 +63,10 @@ impl Acl {
         Acl { explicit: false, grants: Vec::new(), by_default: Vec::new(), by_default_on_sequences: Vec::new() }
     }
 
-    /// Reads that of one member.
+    /// Reads that of one member. What takes nobody's place gets nothing but its owner's privileges: who may use the table
+    /// may use its partitions through it.
     pub async fn read(conn: &Conn, member: &Member<'_>) -> Result<Acl, Failure> {
-        let (oid, shadow) = (member.source.oid.to_string(), member.names.shadow().to_string());
+        let (oid, shadow) = (member.source.map_or(0, |s| s.oid).to_string(), member.shadow().to_string());
         read::json(conn, "read grants", &SQL.replace("$1", &oid).replace("$2", &shadow)).await
     }
 
@@ -78,9 +79,9 @@ impl Acl {
         }
         if self.explicit {
             // The owner's own privileges are part of the list.
-            steps.push(format!("REVOKE ALL ON {table} FROM {}", Ident(&member.source.owner)));
+            steps.push(format!("REVOKE ALL ON {table} FROM {}", Ident(&member.target.owner)));
         } else if !self.by_default.is_empty() {
-            steps.push(format!("GRANT ALL ON {table} TO {}", Ident(&member.source.owner)));
+            steps.push(format!("GRANT ALL ON {table} TO {}", Ident(&member.target.owner)));
         }
         for g in in_order(self.grants.iter().filter(|g| g.sequence_of.is_none()).map(|g| &g.grant)) {
             let column = match &g.column {
@@ -102,7 +103,7 @@ impl Acl {
             let Some(sequence) = &column.sequence else { continue };
             let source = plan.columns.iter().find(|c| c.name == column.name).and_then(|c| c.source.as_ref());
             let name = member.target.name.sibling(sequence.name.name.clone());
-            let owner = &member.source.owner;
+            let owner = &member.target.owner;
             let grants = self.grants.iter().filter(|g| g.sequence_of.is_some() && g.sequence_of.as_ref() == source);
             for grantee in self.by_default_on_sequences.iter().filter(|g| g.as_ref() != Some(owner)) {
                 steps.push(format!("REVOKE ALL ON SEQUENCE {name} FROM {}", grantee_sql(grantee.as_deref())));

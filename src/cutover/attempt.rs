@@ -127,7 +127,7 @@ async fn begin(
     let (mut acls, mut taken) = (Vec::new(), Vec::new());
     for member in context.plan.members(&context.names) {
         acls.push(Acl::read(flusher.conn(), &member).await?);
-        let schema = &member.source.name.schema;
+        let schema = &member.target.name.schema;
         if !taken.iter().any(|(of, _): &(String, Vec<String>)| of == schema) {
             taken.push((schema.clone(), relation_names(flusher.conn(), schema).await?));
         }
@@ -185,8 +185,9 @@ async fn check_ties(conn: &Conn, context: &Context, ties: &Ties) -> Result<(), F
     let mut found = preflight::look_again(conn, &context.facts, source.oid).await?;
     found.extend(ties.judge(&context.plan));
     for partition in &context.plan.partitions {
-        let ties = Ties::read(conn, partition.source.oid, &context.names.publication(), context.facts.version).await?;
-        found.extend(ties.of_partition(&partition.source.name));
+        let ties =
+            Ties::read(conn, partition.branch.shape.oid, &context.names.publication(), context.facts.version).await?;
+        found.extend(ties.of_partition(&partition.branch.shape.name));
     }
     if found.is_empty() {
         return Ok(());
@@ -361,6 +362,8 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
             conn.batch("undo final flush", "ROLLBACK TO SAVEPOINT final").await?;
             flusher.replace(keys).await?
         }
+        // A flusher meets the same row once the lock is gone, and names it.
+        Err(e) if e.is_data() => return Err(Stop::Rolled(e.to_string())),
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.

@@ -39,11 +39,11 @@ pub struct Swap<'a> {
 
 impl Swap<'_> {
     /// The old names of everything that makes room, each free beside the relations there are and the others.
-    fn old_names(&self, members: &[Member<'_>]) -> Moved {
+    fn old_names(&self) -> Moved {
         let suffix = if self.names.are_backwards() { "_new" } else { "_old" };
         let mut taken: HashSet<String> = self.taken.iter().cloned().collect();
         let mut chosen = Moved::new();
-        for source in members.iter().map(|m| m.source) {
+        for source in self.plan.sources() {
             let sequences = identity_sequences(source).map(|s| s.name.name.as_str());
             let indexes = source.indexes.iter().map(|i| i.name.as_str());
             for name in std::iter::once(source.name.name.as_str()).chain(indexes).chain(sequences) {
@@ -58,14 +58,14 @@ impl Swap<'_> {
     /// All statements, in order.
     pub fn statements(&self) -> Vec<String> {
         let members = self.plan.members(self.names);
-        let moved = self.old_names(&members);
+        let moved = self.old_names();
         let mut steps = self.carry.let_go(self.names);
-        steps.extend(members.iter().flat_map(|member| old_away(member.source, &moved)));
+        steps.extend(self.plan.sources().flat_map(|source| old_away(source, &moved)));
         steps.extend(self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &self.old_suffix())));
         for (member, acl) in members.iter().zip(self.acls) {
             steps.extend(new_in(member));
-            if member.source.owner != self.role {
-                let owner = Ident(&member.source.owner);
+            if member.target.owner != self.role {
+                let owner = Ident(&member.target.owner);
                 steps.push(format!("ALTER TABLE {} OWNER TO {owner}", member.target.name));
             }
             steps.extend(self.sequences(member, &moved));
@@ -102,7 +102,7 @@ impl Swap<'_> {
         steps.push(format!(
             "ALTER PUBLICATION {} ADD TABLE {}",
             Ident(&self.names.back_publication()),
-            prepare::published(back, self.names, self.version).join(", ")
+            prepare::published(back, self.version).join(", ")
         ));
         steps.push(published::keep_sql(self.id, &self.names.back_publication()));
         steps
@@ -116,8 +116,7 @@ impl Swap<'_> {
     fn sequences(&self, member: &Member<'_>, moved: &Moved) -> Vec<String> {
         let table = member.target.name.to_string();
         // A partition's identity column draws from the sequence of the table it belongs to.
-        let is_root = member.source.oid == self.plan.source.oid;
-        let own = if is_root { crate::prepare::own_sequences(self.plan, self.names) } else { Vec::new() };
+        let own = if member.is_root() { crate::prepare::own_sequences(self.plan, self.names) } else { Vec::new() };
         let mut steps = Vec::new();
         for column in &member.target.columns {
             let Some(sequence) = &column.sequence else { continue };
@@ -127,7 +126,7 @@ impl Swap<'_> {
                 .iter()
                 .find(|c| c.name == column.name)
                 .and_then(|c| c.source.as_ref())
-                .and_then(|s| member.source.column(s));
+                .and_then(|s| member.source?.column(s));
             let before = source.and_then(|s| s.sequence.as_ref());
             match own.iter().find(|(name, _)| *name == column.name) {
                 Some((_, built)) => {
@@ -203,25 +202,34 @@ fn old_away(source: &Shape, moved: &Moved) -> Vec<String> {
 
 fn new_in(member: &Member<'_>) -> Vec<String> {
     let target = member.target;
-    let shadow = member.names.shadow();
+    let shadow = member.shadow();
     let moved = target.name.sibling(shadow.name.clone());
     let mut steps = Vec::new();
     if shadow.schema != target.name.schema {
         steps.push(format!("ALTER TABLE {shadow} SET SCHEMA {}", Ident(&target.name.schema)));
     }
-    steps.push(format!("ALTER TABLE {moved} RENAME TO {}", Ident(&target.name.name)));
+    let renamed = |kind: &str, from: &QualifiedName, to: &str| {
+        (from.name != to).then(|| format!("ALTER {kind} {from} RENAME TO {}", Ident(to)))
+    };
+    steps.extend(renamed("TABLE", &moved, &target.name.name));
     for (n, index) in target.indexes.iter().enumerate() {
-        let built = target.name.sibling(member.names.index(n).name);
-        steps.push(format!("ALTER INDEX {built} RENAME TO {}", Ident(&index.name)));
+        let built = target.name.sibling(member.index(n).name);
+        steps.extend(renamed("INDEX", &built, &index.name));
     }
     steps
 }
 
 fn settings(member: &Member<'_>) -> Vec<String> {
-    let (source, target) = (member.source, member.target);
+    let target = member.target;
     let table = target.name.to_string();
+    let Some(source) = member.source else {
+        // Autovacuum comes back after the swap: see `finish::restore_autovacuum`.
+        let identity = finish::identity(target, str::to_owned);
+        let own = target.replica_identity != 'd';
+        return Vec::from_iter(own.then(|| format!("ALTER TABLE {table} REPLICA IDENTITY {identity}")));
+    };
     let mut steps = ddl::restore_autovacuum(target, &table);
-    if member.names.are_backwards() {
+    if member.is_old() {
         // It was this table before: only the identity may have been changed for the migration's sake.
         let identity = finish::identity(target, str::to_owned);
         steps.push(format!("ALTER TABLE {table} REPLICA IDENTITY {identity}"));

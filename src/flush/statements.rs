@@ -5,12 +5,13 @@
 
 use crate::pg::{Ident, QualifiedName};
 use crate::plan::key::conflict_target;
-use crate::plan::types::{KeyColumn, Names, Plan, Value};
+use crate::plan::types::{KeyColumn, Names, Plan, Value, Writing};
 
 /// The statements of one migration's flushes; `$1 …` are text arrays of equal length, one for each key column.
 #[derive(Debug, Clone)]
 pub struct Statements {
-    /// Removes from the shadow the keys that the source no longer has.
+    /// Removes from the shadow what is not to be written over: the rows of keys that the source no longer has, or has
+    /// in another partition.
     pub delete_gone: String,
     /// Removes the keys from the shadow, whether the source has them or not.
     pub delete_all: String,
@@ -45,6 +46,8 @@ impl Statements {
             .map(|(i, k)| format!("{} AS s{i}, {} AS p{i}", Ident(&k.source), target_key(plan, k)))
             .collect::<Vec<_>>();
         let pairs = pairs.join(", ");
+        let beside = || plan.key.beside().iter().enumerate();
+        let besides: String = beside().map(|(i, k)| format!(", {} AS b{i}", target_key(plan, k))).collect();
         let in_shadow = joined(
             columns().map(|(i, k)| format!("shadow.{} {} gone.p{i}", Ident(&k.target), k.target_equal)).collect(),
         );
@@ -68,9 +71,14 @@ impl Statements {
             )
         };
         // Equal source keys may become target keys that differ, as numeric 1.0 and 1.00 do in text: a row is still there
-        // only if its target key is.
-        let exists = format!("EXISTS (SELECT 1 FROM (SELECT {pairs} FROM {}) AS now WHERE {same})", plan.source_from());
-        let still_there = format!(" AND NOT {exists}");
+        // only if its target key is. One that has moved is not there where the shadow has it.
+        let there = |more: &str| {
+            let from = plan.source_from();
+            format!("EXISTS (SELECT 1 FROM (SELECT {pairs}{besides} FROM {from}) AS now WHERE {same}{more})")
+        };
+        let unmoved: String =
+            beside().map(|(i, k)| format!(" AND now.b{i} {} shadow.{}", k.target_equal, Ident(&k.target))).collect();
+        let still_there = format!(" AND NOT {}", there(&unmoved));
         let written = plan.written();
         let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
         let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
@@ -83,21 +91,28 @@ impl Statements {
             .join(", ");
         let insert = format!(
             "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({}) AS changed \
-             JOIN {source} AS src ON {in_source}) AS {alias} ON CONFLICT",
+             JOIN {source} AS src ON {in_source}) AS {alias}",
             plan.overriding(),
             each_key_once(plan),
         );
         let around = plan.target.indexes.iter().all(|i| i.immediate).then(|| Around {
-            insert: format!("{insert} DO NOTHING"),
+            insert: format!("{insert} ON CONFLICT DO NOTHING"),
             left_out: format!(
                 "SELECT gone.position FROM (SELECT {pairs}, {alias}.{POSITION} AS position FROM ({}) AS {alias}) AS gone \
-                 WHERE {exists} AND NOT EXISTS (SELECT 1 FROM {shadow} AS shadow WHERE {in_shadow})",
+                 WHERE {} AND NOT EXISTS (SELECT 1 FROM {shadow} AS shadow WHERE {in_shadow})",
                 placed_keys(plan),
+                there(""),
             ),
         });
-        let upsert = format!("{insert} ({}) DO UPDATE SET {set}", conflict_target(&plan.key));
+        let (delete_gone, upsert) = match plan.key.writing {
+            Writing::OnKey | Writing::OnKeyAnd(_) => (
+                delete(&still_there),
+                format!("{insert} ON CONFLICT ({}) DO UPDATE SET {set}", conflict_target(&plan.key)),
+            ),
+            Writing::Again => (delete(""), insert),
+        };
         let exchange = names.are_backwards().then(|| exchange(plan, &delete(""), &shadow, &in_source)).flatten();
-        Statements { delete_gone: delete(&still_there), delete_all: delete(""), upsert, around, exchange }
+        Statements { delete_gone, delete_all: delete(""), upsert, around, exchange }
     }
 }
 

@@ -448,9 +448,10 @@ impl Applier {
     /// Rule 8: TRUNCATE empties the shadow, or those of the partitions it was about, and ends their copy. On the shadow
     /// only workers of ours hold locks, so nobody queues behind the wait for the last of them, be it an index build.
     async fn truncate(&mut self, relations: &[u32]) -> Result<(), Failure> {
-        let leaves = self.job.plan.leaves(&self.job.names).into_iter().filter(|l| relations.contains(&l.source.oid));
+        let (plan, names) = (&self.job.plan, &self.job.names);
+        let leaves = plan.leaves().into_iter().filter(|leaf| relations.contains(&leaf.shape.oid));
         let (oids, shadows): (Vec<String>, Vec<String>) =
-            leaves.map(|l| (l.source.oid.to_string(), l.names.shadow().to_string())).unzip();
+            leaves.map(|leaf| (leaf.shape.oid.to_string(), plan.destination(&leaf, names).to_string())).unzip();
         let sql = format!(
             "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.leaf SET copy_over = true WHERE migration = {} AND relation IN ({}); COMMIT",
             shadows.join(", "),

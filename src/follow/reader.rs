@@ -141,7 +141,7 @@ async fn pump(
     positions: &Positions,
     retry: &mut Retry,
 ) -> Result<(), Broken> {
-    let leaves = source.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.oid).collect::<Vec<_>>();
+    let leaves = source.plan.leaves().into_iter().map(|leaf| leaf.shape.oid).collect::<Vec<_>>();
     let reader = KeyReader::new(leaves, source.plan.key_names());
     let mut intake = Intake {
         names: source.names.clone(),

@@ -3,19 +3,20 @@
 use super::ddl::free_name;
 use super::key;
 use super::model::{self, Modelled, Volatility};
+use super::partitioning;
 use super::partitions;
 use super::shape::{Origin, Shape};
-use super::tree::{self, Tree};
-use super::types::{IdentityChange, Partition, Plan, Value};
+use super::tree::{self, Branch, Tree};
+use super::types::{IdentityChange, Layout, Partition, Plan, Value};
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
-use crate::spec::Clauses;
+use crate::spec::{Clauses, Spec};
 
 /// What the user asked for, besides the table.
 pub struct Request<'a> {
-    /// The clauses.
-    pub clauses: &'a Clauses,
-    /// As typed, for the control schema.
+    /// What is to be done.
+    pub spec: &'a Spec,
+    /// In words, for the control schema.
     pub text: &'a str,
     /// `--primary-key`.
     pub primary_key: Option<&'a [String]>,
@@ -28,9 +29,13 @@ pub struct Request<'a> {
 /// # Errors
 /// Exit 2 and 3, see [`model::model`] and [`key::choose`].
 pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) -> Result<Plan, Failure> {
+    let clauses = match request.spec {
+        Spec::Alter(clauses) => clauses,
+        Spec::Partition(spec) => return partitioning::plan(conn, tree, spec, request, version).await,
+    };
     partitions::refuse_source(&tree)?;
     let source = &tree.root;
-    let clauses = with_primary_key(source, request)?;
+    let clauses = with_primary_key(source, clauses, request.primary_key)?;
     let modelled = model::model(conn, &tree, &clauses, version).await?;
     refuse_unpinned(&modelled, request.settings)?;
     let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
@@ -38,7 +43,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     refuse_unpublished(source, &identity)?;
     partitions::refuse_target(&tree, &modelled, &key)?;
     let mut taken = Vec::new();
-    for shape in std::iter::once(source).chain(tree.branches.iter().map(|b| &b.shape)) {
+    for shape in tree.shapes() {
         taken.extend(relation_names(conn, &shape.name.schema).await?);
     }
     let mut names = FinalNames::new(&tree, taken);
@@ -48,12 +53,18 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         tree.branches.iter().zip(modelled.branches).map(|(b, target)| names.apply(&b.shape, target)).collect();
     refuse_empty_not_null(conn, source, &target, &modelled.columns).await?;
     let identities = partitions::identities(&tree, &key)?;
-    let partitions = tree.branches.into_iter().zip(targets).zip(identities).map(|((branch, mut target), identity)| {
-        names.rename_parents(&mut target);
-        Partition { source: branch.shape, target, parent: branch.parent, bound: branch.bound, identity }
+    let branches = tree.branches.iter().zip(targets).map(|(branch, mut shape)| {
+        names.rename_parents(&mut shape);
+        Branch { shape, ..branch.clone() }
     });
     Ok(Plan {
-        partitions: partitions.collect(),
+        branches: branches.collect(),
+        layout: Layout::Kept,
+        series: None,
+        left_off: Vec::new(),
+        partitions: (tree.branches.into_iter().zip(identities))
+            .map(|(branch, identity)| Partition { branch, identity })
+            .collect(),
         source: tree.root,
         target,
         columns: modelled.columns,
@@ -66,9 +77,9 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
 }
 
 /// `--primary-key` is a short form of two clauses.
-fn with_primary_key(source: &Shape, request: &Request<'_>) -> Result<Clauses, Failure> {
-    let mut clauses = request.clauses.clone();
-    let Some(columns) = request.primary_key else { return Ok(clauses) };
+fn with_primary_key(source: &Shape, clauses: &Clauses, columns: Option<&[String]>) -> Result<Clauses, Failure> {
+    let mut clauses = clauses.clone();
+    let Some(columns) = columns else { return Ok(clauses) };
     let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
     let mut text = format!("ADD PRIMARY KEY ({list})");
     if let Some(index) = source.primary_key() {
@@ -98,9 +109,8 @@ pub(super) fn refuse_unpinned(modelled: &Modelled, settings: &[(String, String)]
 }
 
 /// A virtual column is never published, and an UPDATE fails whose replica identity has one (PostgreSQL 18).
-fn refuse_unpublished(source: &Shape, identity: &IdentityChange) -> Result<(), Failure> {
-    let full =
-        *identity == IdentityChange::Full || (*identity == IdentityChange::None && source.replica_identity == 'f');
+pub(super) fn refuse_unpublished(source: &Shape, identity: &IdentityChange) -> Result<(), Failure> {
+    let full = identity.leaves_full(source);
     match source.columns.iter().find(|c| full && c.origin == Origin::Virtual) {
         None => Ok(()),
         Some(column) => Err(Failure::refused(format!(
@@ -146,7 +156,7 @@ pub async fn relation_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Fa
 
 /// The model's names, moved to the source's schema: an index the source has keeps its name, a new one gets the
 /// server's name for it, or a free one where that is taken.
-struct FinalNames {
+pub(super) struct FinalNames {
     used: Vec<String>,
     own: Vec<String>,
     taken: Vec<String>,
@@ -155,11 +165,11 @@ struct FinalNames {
 }
 
 impl FinalNames {
-    fn new(tree: &Tree, taken: Vec<String>) -> Self {
-        let shapes = || std::iter::once(&tree.root).chain(tree.branches.iter().map(|b| &b.shape));
-        let indexes = shapes().flat_map(|s| s.indexes.iter().map(|i| i.name.clone()));
-        let sequences =
-            shapes().flat_map(|s| s.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())));
+    pub(super) fn new(tree: &Tree, taken: Vec<String>) -> Self {
+        let indexes = tree.shapes().flat_map(|s| s.indexes.iter().map(|i| i.name.clone()));
+        let sequences = tree
+            .shapes()
+            .flat_map(|s| s.columns.iter().filter_map(|c| c.sequence.as_ref().map(|s| s.name.name.clone())));
         FinalNames { used: Vec::new(), own: indexes.chain(sequences).collect(), taken, indexes: Vec::new() }
     }
 
@@ -172,16 +182,13 @@ impl FinalNames {
         free
     }
 
-    fn apply(&mut self, source: &Shape, mut target: Shape) -> Shape {
+    pub(super) fn apply(&mut self, source: &Shape, mut target: Shape) -> Shape {
         target.name = source.name.clone();
         target.oid = source.oid;
         target.owner.clone_from(&source.owner);
         target.replica_identity = source.replica_identity;
         target.kin.clone_from(&source.kin);
-        for index in &mut target.indexes {
-            let name = self.settle(&index.name);
-            self.indexes.push((std::mem::replace(&mut index.name, name.clone()), name));
-        }
+        self.settle_indexes(&mut target);
         for column in &mut target.columns {
             let origin =
                 usize::try_from(column.number).ok().and_then(|n| n.checked_sub(1)).and_then(|n| source.columns.get(n));
@@ -205,8 +212,16 @@ impl FinalNames {
         target
     }
 
+    /// Gives its indexes their names.
+    pub(super) fn settle_indexes(&mut self, target: &mut Shape) {
+        for index in &mut target.indexes {
+            let name = self.settle(&index.name);
+            self.indexes.push((std::mem::replace(&mut index.name, name.clone()), name));
+        }
+    }
+
     /// An index of a partition belongs to one of its parent's, whatever that is called in the end.
-    fn rename_parents(&self, target: &mut Shape) {
+    pub(super) fn rename_parents(&self, target: &mut Shape) {
         for parent in target.indexes.iter_mut().filter_map(|i| i.parent.as_mut()) {
             if let Some((_, name)) = self.indexes.iter().find(|(old, _)| old == parent) {
                 parent.clone_from(name);

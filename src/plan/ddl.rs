@@ -2,6 +2,8 @@
 //!
 //! The empty table comes first and bare; indexes and the constraints they serve are added once the rows are in.
 
+use pg_query::protobuf::Token;
+
 use super::shape::{Check, Column, Constraint, ConstraintKind, Index, Origin, Shape};
 use crate::pg::{Ident, Literal, QualifiedName, sql::name_with_suffix};
 
@@ -190,11 +192,39 @@ pub fn comments(shape: &Shape, table: &str) -> Vec<String> {
 pub fn build_index(shape_index: &Index, table: &str, index: &str) -> Option<String> {
     match &shape_index.constraint {
         Some(Constraint { kind: ConstraintKind::Exclusion, .. }) => None,
-        Some(constraint) if is_whole(shape_index) => {
-            Some(format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {} {}", Ident(index), constraint.definition))
-        }
+        Some(constraint) if is_whole(shape_index) => Some(format!(
+            "ALTER TABLE ONLY {table} ADD CONSTRAINT {} {}{}",
+            Ident(index),
+            constraint.definition,
+            parameters(shape_index)
+        )),
         Some(_) | None => Some(create_index(shape_index, table, index)),
     }
+}
+
+/// ` WITH (…)` of an index, which the definition of its constraint leaves out.
+pub(super) fn parameters(index: &Index) -> String {
+    clause(&index.definition, Token::With).map(|with| format!(" {with}")).unwrap_or_default()
+}
+
+/// `INCLUDE (…)` or `WITH (…)` of an index definition.
+pub(super) fn clause(definition: &str, word: Token) -> Option<&str> {
+    let tokens = pg_query::scan(definition).ok()?.tokens;
+    let (mut depth, mut start) = (0, None);
+    for token in &tokens {
+        match Token::try_from(token.token) {
+            Ok(found) if found == word && depth == 0 => start = usize::try_from(token.start).ok(),
+            Ok(Token::Ascii40) => depth += 1,
+            Ok(Token::Ascii41) => {
+                depth -= 1;
+                if let (0, Some(start)) = (depth, start) {
+                    return definition.get(start..usize::try_from(token.end).ok()?);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// A partition's share of a primary key is made as a whole, under a stronger lock: from 18 on, USING INDEX turns the NOT
@@ -236,7 +266,9 @@ pub fn partitioned_index(index: &Index, table: &str, name: &QualifiedName) -> Ve
     let own = Ident(&name.name);
     let unique = if index.unique { "UNIQUE " } else { "" };
     let mut steps = vec![match &index.constraint {
-        Some(constraint) => format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {own} {}", constraint.definition),
+        Some(constraint) => {
+            format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {own} {}{}", constraint.definition, parameters(index))
+        }
         None => format!("CREATE {unique}INDEX {own} ON ONLY {table} {}", index.definition),
     }];
     steps.extend(index_settings(index, table, name));
@@ -244,7 +276,7 @@ pub fn partitioned_index(index: &Index, table: &str, name: &QualifiedName) -> Ve
 }
 
 /// Statistics targets, comments, the CLUSTER mark.
-fn index_settings(shape_index: &Index, table: &str, index: &QualifiedName) -> Vec<String> {
+pub(super) fn index_settings(shape_index: &Index, table: &str, index: &QualifiedName) -> Vec<String> {
     let name = Ident(&index.name);
     let mut steps = Vec::new();
     for (position, target) in &shape_index.statistics {
@@ -329,6 +361,15 @@ mod tests {
     fn a_free_name_is_found_beside_taken_ones() {
         let taken = ["t_old".to_owned(), "t_old1".to_owned()];
         assert_eq!(free_name("t", "_old", |n| taken.iter().any(|t| t == n)), "t_old2");
+    }
+
+    #[test]
+    fn clauses_of_an_index_are_found_beside_its_columns() {
+        let text =
+            "USING btree (id, \"with (\", lower((v)::text)) INCLUDE (\"a)b\", c) WITH (fillfactor='90') WHERE (x > 1)";
+        assert_eq!(clause(text, Token::Include), Some("INCLUDE (\"a)b\", c)"));
+        assert_eq!(clause(text, Token::With), Some("WITH (fillfactor='90')"));
+        assert_eq!(clause("USING btree (id)", Token::With), None);
     }
 
     #[test]

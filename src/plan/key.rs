@@ -1,7 +1,7 @@
 //! Which key tells the source's rows apart, and whether the target can arbitrate an upsert by it. Pure.
 
 use super::shape::{Column, Index, Shape};
-use super::types::{IdentityChange, Key, KeyColumn, TargetColumn, Value};
+use super::types::{IdentityChange, Key, KeyColumn, TargetColumn, Value, Writing};
 use crate::error::Failure;
 use crate::pg::sql::{Ident, ident_list};
 
@@ -97,6 +97,19 @@ fn key_over(
     equalities: &Equalities,
     reads: Reads<'_>,
 ) -> Result<Key, String> {
+    let key = columns_over(names, source, columns, equalities, reads)?;
+    let needs_helper_index = arbiter(target, &key).is_none();
+    Ok(Key { columns: key, writing: Writing::OnKey, needs_helper_index })
+}
+
+/// Where the values of these columns, and nothing else, give those of the target's.
+pub fn columns_over(
+    names: &[String],
+    source: &Shape,
+    columns: &[TargetColumn],
+    equalities: &Equalities,
+    reads: Reads<'_>,
+) -> Result<Vec<KeyColumn>, String> {
     let mut key = Vec::new();
     for name in names {
         let kept = columns
@@ -132,8 +145,7 @@ fn key_over(
             canonical: is_canonical(typed),
         });
     }
-    let needs_helper_index = arbiter(target, &key).is_none();
-    Ok(Key { columns: key, needs_helper_index })
+    Ok(key)
 }
 
 /// Types whose equal values have equal texts. Text counts where its collation is the database's, which is always a
@@ -150,18 +162,42 @@ fn is_canonical(column: &Column) -> bool {
     }
 }
 
-/// The target's own unique index over exactly the key's columns that ON CONFLICT can use.
-pub fn arbiter<'a>(target: &'a Shape, key: &[KeyColumn]) -> Option<&'a Index> {
+/// The target's own unique index over exactly these columns that ON CONFLICT can use.
+pub fn arbiter<'a>(target: &'a Shape, columns: &[KeyColumn]) -> Option<&'a Index> {
     target.indexes.iter().find(|i| {
         i.unique
             && (i.immediate || i.is_deferred_to_swap())
             && !i.partial
             && i.column_names()
-                .is_some_and(|names| names.len() == key.len() && key.iter().all(|k| names.contains(&k.target)))
+                .is_some_and(|names| names.len() == columns.len() && columns.iter().all(|k| names.contains(&k.target)))
     })
 }
 
-/// `ON CONFLICT (…)` over the target's key columns.
+/// The same key for a target that is partitioned by these columns of its own. A unique index of it has them all, so it
+/// may tell more rows apart than the key does.
+pub fn in_partitions(key: Key, by: Vec<KeyColumn>, target: &Shape) -> Key {
+    let beside: Vec<KeyColumn> = by.into_iter().filter(|c| key.columns.iter().all(|k| k.target != c.target)).collect();
+    let whole: Vec<KeyColumn> = key.columns.iter().chain(&beside).cloned().collect();
+    // A NULL never meets another.
+    let told = whole.iter().all(|c| target.column(&c.target).is_some_and(|c| c.not_null));
+    let writing = match (told && arbiter(target, &whole).is_some(), beside.is_empty()) {
+        (true, true) => Writing::OnKey,
+        (true, false) => Writing::OnKeyAnd(beside),
+        (false, _) => Writing::Again,
+    };
+    let leads = |index: &Index| {
+        let first = index.keys.iter().take(key.columns.len());
+        index.definition.starts_with("USING btree")
+            && !index.partial
+            && index.keys.len() >= key.columns.len()
+            && first.flatten().filter(|name| key.columns.iter().any(|k| k.target == **name)).count()
+                == key.columns.len()
+    };
+    let needs_helper_index = !target.indexes.iter().any(leads);
+    Key { writing, needs_helper_index, ..key }
+}
+
+/// `ON CONFLICT (…)` over the columns of the index that arbitrates.
 pub fn conflict_target(key: &Key) -> String {
-    ident_list(key.columns.iter().map(|k| k.target.as_str()))
+    ident_list(key.columns.iter().chain(key.beside()).map(|k| k.target.as_str()))
 }

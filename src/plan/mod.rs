@@ -5,6 +5,7 @@ pub mod ddl;
 pub mod key;
 pub mod kin;
 pub mod model;
+pub mod partitioning;
 pub mod partitions;
 pub mod read;
 pub mod reverse;

@@ -5,6 +5,8 @@
 //! from is decided here. A column of the copy keeps its `attnum` through RENAME and TYPE (ALTER TABLE, PostgreSQL
 //! manual), so a column whose number the copy was made with stands for that source column.
 
+pub mod partitioned;
+
 use tokio_postgres::error::SqlState;
 
 use super::ddl::{self, Purpose};
@@ -121,11 +123,7 @@ impl Model<'_> {
 
     /// The same without partitions: what is asked of expressions needs none.
     async fn create_alone(&self) -> Result<(), Failure> {
-        let mut alone = self.source.clone();
-        if alone.is_partitioned() {
-            (alone.partition_key, alone.access_method) = (None, "heap".to_owned());
-        }
-        self.create_tree(&alone, &[]).await
+        self.create_tree(&self.source.unpartitioned(), &[]).await
     }
 
     async fn create_tree(&self, root: &Shape, branches: &[Branch]) -> Result<(), Failure> {
@@ -259,6 +257,7 @@ impl Model<'_> {
                     format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))
                 })),
                 hint: e.hint.clone(),
+                unplaced: None,
                 source: Some(Box::new(e)),
             }
         })

@@ -10,17 +10,13 @@ use super::types::{IdentityChange, Key, Value};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
 
-fn shapes(tree: &Tree) -> impl Iterator<Item = &Shape> {
-    std::iter::once(&tree.root).chain(tree.branches.iter().map(|b| &b.shape))
-}
-
 /// Refuses what cannot be made again as it is.
 pub fn refuse_source(tree: &Tree) -> Result<(), Failure> {
     if !tree.root.is_partitioned() {
         return Ok(());
     }
     let mut seen = HashSet::new();
-    for shape in shapes(tree) {
+    for shape in tree.shapes() {
         for name in std::iter::once(&shape.name.name).chain(shape.indexes.iter().map(|i| &i.name)) {
             if !seen.insert(name) {
                 let name = plain_ident(name);

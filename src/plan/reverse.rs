@@ -8,7 +8,7 @@ use super::key;
 use super::model;
 use super::shape::{Column, Index, Shape};
 use super::tree::Tree;
-use super::types::{IdentityChange, Plan, TargetColumn, Value};
+use super::types::{IdentityChange, Layout, Plan, TargetColumn, Value};
 use crate::error::{Exit, Failure};
 use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident};
@@ -52,6 +52,10 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         source: plan.target.clone(),
         target: old.clone(),
         partitions: Vec::new(),
+        branches: Vec::new(),
+        layout: Layout::Kept,
+        series: None,
+        left_off: Vec::new(),
         columns,
         key,
         identity,

@@ -217,6 +217,14 @@ impl Shape {
         self.columns.iter().find(|c| c.name == name)
     }
 
+    /// The same as an ordinary table.
+    pub fn unpartitioned(&self) -> Shape {
+        match self.is_partitioned() {
+            true => Shape { partition_key: None, access_method: "heap".to_owned(), ..self.clone() },
+            false => self.clone(),
+        }
+    }
+
     /// Whether its rows are those of its partitions.
     pub fn is_partitioned(&self) -> bool {
         self.partition_key.is_some()

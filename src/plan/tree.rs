@@ -3,6 +3,8 @@
 //! As `pg_dump` does it, each table is made by itself, with the order of columns it has, and attached afterwards; so is
 //! each index. A table that is not partitioned is a tree of one.
 
+use serde::{Deserialize, Serialize};
+
 use super::ddl::{self, Purpose};
 use super::kin::{self, Kin};
 use super::read;
@@ -19,8 +21,15 @@ pub struct Tree {
     pub branches: Vec<Branch>,
 }
 
+impl Tree {
+    /// Every table of it, parents before children.
+    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        std::iter::once(&self.root).chain(self.branches.iter().map(|branch| &branch.shape))
+    }
+}
+
 /// A partition.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Branch {
     /// Its shape.
     pub shape: Shape,
@@ -31,7 +40,7 @@ pub struct Branch {
 }
 
 /// Where a partition hangs.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Place {
     /// Its oid.
     pub oid: u32,

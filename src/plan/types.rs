@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::shape::{Column, Shape};
+use super::tree::Branch;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Ident, QualifiedName};
+use crate::spec::partitioning::Step;
 
 /// A single-target migration, decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,9 +24,21 @@ pub struct Plan {
     /// The partitions of a partitioned source, parents before children.
     #[serde(default)]
     pub partitions: Vec<Partition>,
+    /// The partitions of a partitioned target under their final names, parents before children.
+    #[serde(default)]
+    pub branches: Vec<Branch>,
+    /// How the tables of the target stand to those of the source.
+    #[serde(default)]
+    pub layout: Layout,
+    /// How the target's ranges follow each other, where they do.
+    #[serde(default)]
+    pub series: Option<Series>,
+    /// Constraints, indexes and foreign keys of the source, or of others to it, that the target is without on request.
+    #[serde(default)]
+    pub left_off: Vec<String>,
     /// Session settings the conversions were given (`TimeZone` …).
     pub settings: Vec<(String, String)>,
-    /// The clauses as typed.
+    /// The clauses as typed, or the partitioning in words.
     pub clauses: String,
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
@@ -34,29 +48,89 @@ pub struct Plan {
 /// A partition of the source. It holds rows, unless it is partitioned itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
-    /// As it stands.
-    pub source: Shape,
-    /// As it will stand, under its final names.
-    pub target: Shape,
-    /// The place of its parent among [`Plan::partitions`]; `None` for a partition of the source itself.
-    pub parent: Option<usize>,
-    /// `FOR VALUES …` or `DEFAULT`.
-    pub bound: String,
+    /// Its shape and its place; a parent's is that among [`Plan::partitions`].
+    pub branch: Branch,
     /// What must be done to its replica identity first.
     pub identity: IdentityChange,
 }
 
-/// A table of the migration: the source, or one of its partitions.
-#[derive(Debug, Clone)]
-pub struct Member<'a> {
+/// How the tables of the target stand to those of the source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// Each takes the place of one of the source's, in the same order, and gets the rows of that one.
+    #[default]
+    Kept,
+    /// The target has partitions of its own, and the server finds that of each row.
+    Made,
+}
+
+/// Ranges of one length by which a target is partitioned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Series {
+    /// The column.
+    pub column: String,
+    /// From one bound to the next.
+    pub step: Step,
+    /// The time zone of the bounds.
+    pub zone: String,
+}
+
+/// A table that holds rows of the source: the source itself where it is not partitioned.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaf<'a> {
     /// As it stands.
-    pub source: &'a Shape,
-    /// As it will stand.
-    pub target: &'a Shape,
-    /// The names of what stands for it.
-    pub names: Names,
+    pub shape: &'a Shape,
     /// What must be done to its replica identity first.
     pub identity: &'a IdentityChange,
+    /// Its place among the tables of the source.
+    place: usize,
+}
+
+/// A table of the target: the root, or one of its partitions.
+#[derive(Debug, Clone)]
+pub struct Member<'a> {
+    /// The table of the source whose place it takes.
+    pub source: Option<&'a Shape>,
+    /// As it will stand.
+    pub target: &'a Shape,
+    /// Its parent's place among the members, and its bound; `None` for the root.
+    pub hangs: Option<(usize, &'a str)>,
+    /// The names of what is its own until the swap.
+    names: Names,
+}
+
+impl Member<'_> {
+    /// Whether it is the table itself, not a partition.
+    pub fn is_root(&self) -> bool {
+        self.hangs.is_none()
+    }
+
+    /// Whether it is the old table, on the way back to it.
+    pub fn is_old(&self) -> bool {
+        self.names.are_backwards()
+    }
+
+    /// What it is called until the swap. What is made for the migration has nobody's place to take and waits under its
+    /// own name, so that the swap has less to do.
+    pub fn shadow(&self) -> QualifiedName {
+        match self.source {
+            Some(_) => self.names.shadow(),
+            None => QualifiedName::new(SCHEMA, &self.target.name.name),
+        }
+    }
+
+    /// What its nth index is called until the swap.
+    pub fn index(&self, n: usize) -> QualifiedName {
+        match self.source {
+            Some(_) => self.names.index(n),
+            None => QualifiedName::new(SCHEMA, self.target.indexes.get(n).map_or("", |index| index.name.as_str())),
+        }
+    }
+
+    /// See [`Key::needs_helper_index`].
+    pub fn helper_index(&self) -> QualifiedName {
+        self.names.helper_index()
+    }
 }
 
 /// One target column.
@@ -121,9 +195,35 @@ impl TargetColumn {
 pub struct Key {
     /// Its columns.
     pub columns: Vec<KeyColumn>,
-    /// A unique index over the target's key columns that the shadow needs only until the swap, where the target has
-    /// none of its own to arbitrate an upsert.
+    /// How a flush writes the row of a key.
+    #[serde(default)]
+    pub writing: Writing,
+    /// Whether the shadow needs an index over the key until the swap, because the target has none of its own by which
+    /// an upsert could be arbitrated or, where the target's partitions are made, the row of a key be found in each.
     pub needs_helper_index: bool,
+}
+
+/// How a flush writes the row of a key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum Writing {
+    /// By an upsert on a unique index over exactly the key.
+    #[default]
+    OnKey,
+    /// By an upsert on a unique index over the key and these columns, by which the target is partitioned. The row that
+    /// the key has under other values of them is removed first: it is in another partition.
+    OnKeyAnd(Vec<KeyColumn>),
+    /// It is removed and written again: no unique index tells whether it is there.
+    Again,
+}
+
+impl Key {
+    /// What an upsert's unique index is over besides the key.
+    pub fn beside(&self) -> &[KeyColumn] {
+        match &self.writing {
+            Writing::OnKey | Writing::Again => &[],
+            Writing::OnKeyAnd(columns) => columns,
+        }
+    }
 }
 
 /// One key column.
@@ -146,9 +246,10 @@ pub struct KeyColumn {
 }
 
 /// What is done to the source's replica identity before it is published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IdentityChange {
     /// It covers the key already.
+    #[default]
     None,
     /// REPLICA IDENTITY USING INDEX.
     Index {
@@ -157,6 +258,17 @@ pub enum IdentityChange {
     },
     /// REPLICA IDENTITY FULL: only a deferrable key tells the rows apart.
     Full,
+}
+
+impl IdentityChange {
+    /// Whether the table has the identity FULL then.
+    pub fn leaves_full(&self, shape: &Shape) -> bool {
+        match self {
+            IdentityChange::None => shape.replica_identity == 'f',
+            IdentityChange::Index { .. } => false,
+            IdentityChange::Full => true,
+        }
+    }
 }
 
 /// The names a migration uses in the database, from its id.
@@ -189,8 +301,8 @@ impl Names {
         Names { id, partition: None, old: None }
     }
 
-    /// The same for the plan's nth partition: its shadow, and what belongs to that.
-    pub fn of_partition(&self, n: usize) -> Self {
+    /// The same for the nth partition of the target: its shadow, and what belongs to that.
+    fn of_partition(&self, n: usize) -> Self {
         Names { id: self.id, partition: Some(n), old: None }
     }
 
@@ -223,7 +335,7 @@ impl Names {
     }
 
     /// The shadow's helper index.
-    pub fn helper_index(&self) -> QualifiedName {
+    fn helper_index(&self) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("{}_key", self.stem()))
     }
 
@@ -347,36 +459,58 @@ impl Plan {
         format!("ONLY {} AS {}", leaf.name, self.alias())
     }
 
-    /// The source and its partitions, parents before children. A source that is not partitioned is alone.
+    /// The tables of the target, parents before children; one that is not partitioned is alone.
     pub fn members(&self, names: &Names) -> Vec<Member<'_>> {
-        let own = Names { partition: None, ..names.clone() };
-        let root = Member { source: &self.source, target: &self.target, names: own, identity: &self.identity };
-        let partitions = self.partitions.iter().enumerate().map(|(n, p)| Member {
-            source: &p.source,
-            target: &p.target,
+        let root = Member { source: Some(&self.source), target: &self.target, hangs: None, names: names.clone() };
+        let branches = self.branches.iter().enumerate().map(|(n, branch)| Member {
+            source: match self.layout {
+                Layout::Kept => self.partitions.get(n).map(|p| &p.branch.shape),
+                Layout::Made => None,
+            },
+            target: &branch.shape,
+            hangs: Some((branch.parent.map_or(0, |n| n + 1), branch.bound.as_str())),
             names: names.of_partition(n),
-            identity: &p.identity,
         });
-        std::iter::once(root).chain(partitions).collect()
+        std::iter::once(root).chain(branches).collect()
     }
 
-    /// Those of the members that hold rows: the source itself where it is not partitioned.
-    pub fn leaves(&self, names: &Names) -> Vec<Member<'_>> {
+    /// Those of the members that hold rows.
+    pub fn holders(&self, names: &Names) -> Vec<Member<'_>> {
         let mut members = self.members(names);
-        members.retain(|member| !member.source.is_partitioned());
+        members.retain(|member| !member.target.is_partitioned());
         members
+    }
+
+    /// The tables of the source that hold rows.
+    pub fn leaves(&self) -> Vec<Leaf<'_>> {
+        let root = Leaf { shape: &self.source, identity: &self.identity, place: 0 };
+        let partitions = self.partitions.iter().enumerate();
+        let partitions = partitions.map(|(n, p)| Leaf { shape: &p.branch.shape, identity: &p.identity, place: n + 1 });
+        std::iter::once(root).chain(partitions).filter(|leaf| !leaf.shape.is_partitioned()).collect()
+    }
+
+    /// The table of the target that the rows of a leaf are copied to, as it is called until the swap.
+    pub fn destination(&self, leaf: &Leaf<'_>, names: &Names) -> QualifiedName {
+        let place = match self.layout {
+            Layout::Kept => leaf.place,
+            Layout::Made => 0,
+        };
+        self.members(names).get(place).map_or_else(|| names.shadow(), Member::shadow)
+    }
+
+    /// The tables of the source, parents before children.
+    pub fn sources(&self) -> impl Iterator<Item = &Shape> {
+        std::iter::once(&self.source).chain(self.partitions.iter().map(|p| &p.branch.shape))
     }
 
     /// Oids of the source and its partitions, as an SQL list.
     pub fn oids(&self) -> String {
-        let partitions = self.partitions.iter().map(|p| p.source.oid);
-        let all: Vec<String> = std::iter::once(self.source.oid).chain(partitions).map(|oid| oid.to_string()).collect();
-        all.join(", ")
+        self.sources().map(|shape| shape.oid.to_string()).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether the replica identity of any table that holds rows must be changed.
     pub fn changes_identity(&self) -> bool {
-        self.leaves(&Names::new(0)).iter().any(|leaf| *leaf.identity != IdentityChange::None)
+        self.leaves().iter().any(|leaf| *leaf.identity != IdentityChange::None)
     }
 
     /// The alias of the source in every statement.

@@ -16,7 +16,7 @@ use crate::plan::types::{OldNames, Plan};
 pub(super) const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 5;
+const LAYOUT: i32 = 6;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -341,10 +341,16 @@ impl Store {
 
     /// Keeps a plan that has changed.
     pub async fn keep_plan(&self, id: i32, plan: &Plan) -> Result<(), Failure> {
+        Ok(self.conn.batch("keep plan", &Self::keep_plan_sql(id, plan)?).await?)
+    }
+
+    /// SQL that does the same as part of a transaction.
+    ///
+    /// # Errors
+    /// A plan that is no JSON.
+    pub fn keep_plan_sql(id: i32, plan: &Plan) -> Result<String, Failure> {
         let text = serde_json::to_string(plan).map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")))?;
-        let sql = "UPDATE pgrecast.migration SET plan = $2::text::jsonb WHERE id = $1";
-        self.conn.execute("keep plan", sql, &[&id, &text]).await?;
-        Ok(())
+        Ok(format!("UPDATE pgrecast.migration SET plan = {}::jsonb WHERE id = {id}", Literal(&text)))
     }
 
     /// Releases a postponed cut-over.

@@ -46,7 +46,7 @@ impl Carry<'_> {
 
     /// The lock on its partitions, parents before children, as whoever writes through the source comes to them.
     pub fn partitions_lock(&self) -> Option<String> {
-        let names = self.plan.partitions.iter().map(|p| format!("ONLY {}", p.source.name)).collect::<Vec<_>>();
+        let names = self.plan.partitions.iter().map(|p| format!("ONLY {}", p.branch.shape.name)).collect::<Vec<_>>();
         (!names.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")))
     }
 
@@ -160,7 +160,7 @@ impl Carry<'_> {
     /// Once the new table has its name.
     pub fn take_hold(&self, names: &Names) -> Vec<String> {
         let mut steps = Vec::new();
-        for key in self.kept_outgoing().chain(&self.ties.incoming) {
+        for key in self.kept_keys() {
             steps.extend(self.foreign_key(key));
         }
         steps.extend(self.under_old_names(&self.plan.target.name.to_string(), self.texts(names)));
@@ -205,13 +205,19 @@ impl Carry<'_> {
         steps
     }
 
-    /// Foreign keys of the table whose columns are all still there: the others go with a column, as in ALTER TABLE.
-    pub(super) fn kept_outgoing(&self) -> impl Iterator<Item = &ForeignKey> {
-        self.ties.outgoing.iter().filter(|k| self.stays(k))
+    /// Foreign keys that are there afterwards.
+    pub(super) fn kept_keys(&self) -> impl Iterator<Item = &ForeignKey> {
+        self.ties.outgoing.iter().chain(&self.ties.incoming).filter(|k| self.stays(k))
     }
 
-    /// Whether a foreign key is there afterwards: one of the table's own goes with its column.
+    /// Whether a foreign key is there afterwards: one of the table's own goes with its column, as in ALTER TABLE, and some
+    /// are left off.
     pub(super) fn stays(&self, key: &ForeignKey) -> bool {
+        let left_off = self.plan.left_off.contains(&key.name);
+        !left_off && self.has_columns(key)
+    }
+
+    fn has_columns(&self, key: &ForeignKey) -> bool {
         key.table.oid != self.plan.source.oid || key.columns.iter().all(|c| self.plan.name_after(c).is_some())
     }
 

@@ -112,7 +112,7 @@ impl Carry<'_> {
 
     /// What is left to do for the foreign keys after the swap, in this order.
     pub fn owed(&self) -> Vec<Owed> {
-        let keys = self.kept_outgoing().chain(&self.ties.incoming).filter(|k| k.enforced);
+        let keys = self.kept_keys().filter(|k| k.enforced);
         keys.flat_map(|key| self.owed_for(key)).collect()
     }
 

@@ -2,19 +2,20 @@
 
 use super::functions;
 use super::grants::hindered;
+use super::partitioned;
 use super::sequences;
 use super::text;
 use super::views::{self, Fate};
 use super::{ForeignKey, Ties, View};
 use crate::pg::sql::plain_ident;
 use crate::plan::kin::TWIN_HINT;
-use crate::plan::types::Plan;
+use crate::plan::types::{Layout, Plan};
 use crate::preflight::Finding;
 
 /// Findings in a stable order; an empty list means that all is carried.
 pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
     let judge = Judge { plan };
-    let mut found = Vec::new();
+    let mut found = partitioned::findings(plan, ties);
     for key in ties.outgoing.iter().chain(&ties.incoming) {
         found.extend(judge.foreign_key(key));
     }
@@ -164,8 +165,10 @@ impl Judge<'_> {
         let mut found = Vec::new();
         let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
         // A partitioned source is carried at one end, where the other is not.
-        let both = key.table.kind == 'p' && key.refers_to.kind == 'p';
-        if self.plan.source.is_partitioned() && both {
+        if self.plan.left_off.contains(&key.name) {
+            return owned(&what, key.table.owned).into_iter().collect();
+        }
+        if self.plan.target.is_partitioned() && partitioned::both_ends(key) {
             found.push(Finding::new(format!("{what} has partitioned tables at both ends"), drop));
         }
         if !key.table.owned {
@@ -191,7 +194,9 @@ impl Judge<'_> {
                 key.is_to_itself() && key.columns.iter().any(|c| self.plan.name_after(c).is_none());
             if !goes_with_a_column {
                 found.extend(self.dropped(&what, &key.key));
-                if found.is_empty() && !self.is_unique(&key.key) {
+                if found.is_empty() && !self.is_unique(&key.key) && self.plan.layout == Layout::Made {
+                    found.push(partitioned::unreferable(&what, key));
+                } else if found.is_empty() && !self.is_unique(&key.key) {
                     found.push(Finding::new(
                         format!("{what} refers to a key that the change removes"),
                         "Keep a primary key or unique constraint over these columns, or drop the foreign key first.",

@@ -12,6 +12,7 @@ mod judge;
 mod kin;
 mod made;
 mod partition;
+mod partitioned;
 mod read;
 mod sequences;
 mod stored;
@@ -58,6 +59,8 @@ pub struct Ties {
     pub publications: Vec<Publication>,
     /// Publications of its schema: the new table is in them by its name.
     pub schema_publications: Vec<String>,
+    /// Publications that would send a change of a partition under its own name.
+    pub unrooted: Vec<String>,
     /// Publications of the partitioned tables above it.
     pub published_above: Vec<String>,
     /// Views on it and on those views, materialized ones too, nearest first.

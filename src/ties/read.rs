@@ -33,6 +33,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         150_000.. => json(conn, "read publications of schema", &sql(SCHEMA_PUBLICATIONS)).await?,
         _ => Vec::new(),
     };
+    let unrooted: Vec<String> = json(conn, "read publications by leaf", &sql(&unrooted(version))).await?;
     let published_above: Vec<String> = json(conn, "read publications above", &sql(PUBLISHED_ABOVE)).await?;
     let with_obstacles = VIEWS.replace("$obstacle", &Obstacle::sql(version));
     let mut views: Vec<View> = json(conn, "read views", &sql(&with_obstacles)).await?;
@@ -63,6 +64,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         statistics,
         publications,
         schema_publications,
+        unrooted,
         published_above,
         views,
         functions,
@@ -219,6 +221,22 @@ const SCHEMA_PUBLICATIONS: &str = "
 SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]') FROM pg_catalog.pg_publication_namespace s
 JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid
 WHERE c.oid = $1";
+
+/// Of the table and of its schema.
+fn unrooted(version: u32) -> String {
+    let of_schema = match version {
+        150_000.. => {
+            " OR p.oid IN (SELECT s.pnpubid FROM pg_catalog.pg_publication_namespace s \
+             JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid WHERE c.oid = $1)"
+        }
+        _ => "",
+    };
+    format!(
+        "SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]') FROM pg_catalog.pg_publication p \
+         WHERE NOT p.pubviaroot AND p.pubname <> $2 \
+         AND (p.oid IN (SELECT r.prpubid FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = $1){of_schema})"
+    )
+}
 
 const PUBLISHED_ABOVE: &str = "
 SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]')

@@ -30,6 +30,11 @@ pub fn lists_columns(text: &str, of: &QualifiedName) -> Result<bool, Failure> {
     Ok(mentions(text, of)?.iter().any(|m| matches!(m.kind, Kind::Relation { column_list: true, .. })))
 }
 
+/// Whether the text reads the relation without its children or partitions: `FROM ONLY schema.name`.
+pub fn reads_only(text: &str, of: &QualifiedName) -> Result<bool, Failure> {
+    Ok(mentions(text, of)?.iter().any(|m| matches!(m.kind, Kind::Relation { only: true, .. })))
+}
+
 /// A relation in a text.
 struct Mention {
     start: usize,
@@ -38,8 +43,8 @@ struct Mention {
 }
 
 enum Kind {
-    /// By its name, with an alias or without one, which may have a list of columns.
-    Relation { named: bool, column_list: bool },
+    /// By its name, with an alias or without one, which may have a list of columns; or behind ONLY.
+    Relation { named: bool, column_list: bool, only: bool },
     /// Its row type, in a cast.
     RowType,
     /// As a constant of type `regclass`.
@@ -75,7 +80,7 @@ fn mentions(text: &str, of: &QualifiedName) -> Result<Vec<Mention>, Failure> {
             let column_list = !into && named && kind(alias + 1) == Some(open);
             let kind = match before == Some(cast) {
                 true => Kind::RowType,
-                false => Kind::Relation { named, column_list },
+                false => Kind::Relation { named, column_list, only: before == Some(Token::Only as i32) },
             };
             found.push(Mention { start, end, kind });
         }

@@ -11,7 +11,7 @@ use crate::pg::sql::{ident_list, plain_ident};
 use crate::pg::{Conn, Ident, QualifiedName};
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::shape::{Origin, Shape};
-use crate::plan::types::Plan;
+use crate::plan::types::{Layout, Plan};
 use crate::preflight::Finding;
 
 /// What the server refuses, in its own words.
@@ -48,8 +48,9 @@ impl Trial<'_> {
                 if !e.is_judgement() {
                     return Err(e.into());
                 }
+                let more = e.detail.as_deref().map(|detail| format!(" ({})", detail.trim_end_matches('.')));
                 found.push(Finding::new(
-                    format!("{what} does not go with the change: {}", e.message),
+                    format!("{what} does not go with the change: {}{}", e.message, more.unwrap_or_default()),
                     "Drop or change it first.",
                 ));
             }
@@ -60,20 +61,30 @@ impl Trial<'_> {
 
     /// The target's columns and unique indexes, and nothing else of it.
     fn create(&self, version: u32) -> Vec<String> {
-        let mut bare: Shape = self.plan.target.clone();
+        // What the server refuses of partitioned tables only, it is to refuse here.
+        let made = self.plan.layout == Layout::Made;
+        let mut bare: Shape = if made { self.plan.target.clone() } else { self.plan.target.unpartitioned() };
         bare.checks.clear();
         bare.options.clear();
         bare.tablespace = None;
-        if bare.is_partitioned() {
-            (bare.partition_key, bare.access_method) = (None, "heap".to_owned());
-        }
         for column in &mut bare.columns {
             (column.default, column.sequence, column.origin) = (None, None, Origin::Plain);
         }
         let mut steps = vec![ddl::create_table(&bare, &self.model, Purpose::Model, &[], version)];
         let table = self.model.to_string();
+        if made {
+            let bound = match bare.partition_key.as_deref().is_some_and(|key| key.starts_with("HASH")) {
+                true => "FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+                false => "DEFAULT",
+            };
+            steps.push(format!("CREATE TEMPORARY TABLE pgrecast_trial PARTITION OF {table} {bound}"));
+        }
         for (n, index) in bare.indexes.iter().enumerate().filter(|(_, i)| i.unique && i.immediate && !i.partial) {
             let name = format!("pgrecast_trial_{n}");
+            if let (true, Some(constraint)) = (made, &index.constraint) {
+                steps.push(format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", Ident(&name), constraint.definition));
+                continue;
+            }
             steps.extend(ddl::build_index(index, &table, &name));
             // Views that group by the key lean on it.
             if index.is_primary() && !index.is_deferred_to_swap() {

@@ -107,7 +107,7 @@ impl Pass for Digest<'_> {
             Some(end) => {
                 both.unkept += u64::from(end - part.blocks.first);
                 both.closed.rows += rows;
-                both.closed.done.add(part.side, part.leaf, (part.blocks.first, end));
+                both.closed.done.add(part.side, part.table, (part.blocks.first, end));
                 &mut both.closed.sums
             }
             None => &mut both.open,
@@ -117,8 +117,8 @@ impl Pass for Digest<'_> {
         }
     }
 
-    fn done(&self, side: Side, leaf: usize) -> Vec<BlockRange> {
-        self.sums().closed.done.of(side, leaf)
+    fn done(&self, side: Side, table: usize) -> Vec<BlockRange> {
+        self.sums().closed.done.of(side, table)
     }
 
     async fn merged(&self) -> Result<(), Failure> {

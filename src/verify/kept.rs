@@ -40,18 +40,18 @@ pub struct Done(Vec<DoneOf>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct DoneOf {
     side: Side,
-    leaf: usize,
+    table: usize,
     /// Sorted, apart from each other.
     ranges: Vec<BlockRange>,
 }
 
 impl Done {
     /// Adds a range that was not there.
-    pub fn add(&mut self, side: Side, leaf: usize, range: BlockRange) {
-        let at = match self.0.iter().position(|d| d.side == side && d.leaf == leaf) {
+    pub fn add(&mut self, side: Side, table: usize, range: BlockRange) {
+        let at = match self.0.iter().position(|d| d.side == side && d.table == table) {
             Some(at) => at,
             None => {
-                self.0.push(DoneOf { side, leaf, ranges: Vec::new() });
+                self.0.push(DoneOf { side, table, ranges: Vec::new() });
                 self.0.len() - 1
             }
         };
@@ -70,8 +70,8 @@ impl Done {
     }
 
     /// Those of a table, sorted.
-    pub fn of(&self, side: Side, leaf: usize) -> Vec<BlockRange> {
-        self.0.iter().find(|d| d.side == side && d.leaf == leaf).map(|d| d.ranges.clone()).unwrap_or_default()
+    pub fn of(&self, side: Side, table: usize) -> Vec<BlockRange> {
+        self.0.iter().find(|d| d.side == side && d.table == table).map(|d| d.ranges.clone()).unwrap_or_default()
     }
 
     /// Blocks in all of them.
@@ -215,13 +215,13 @@ async fn basis(site: &Site, conn: &Conn) -> Result<String, Error> {
         .collect();
     let sql = format!(
         "SELECT concat_ws(' ', current_setting('server_version_num'), pg_catalog.pg_postmaster_start_time(), \
-         (SELECT stats_reset FROM pg_catalog.pg_stat_bgwriter), {})",
+         (SELECT stats_reset FROM pg_catalog.pg_stat_bgwriter), array_to_string(ARRAY[{}], ' '))",
         tables.join(", ")
     );
     let of_server = conn.scalar("read basis of comparison", &sql).await?.unwrap_or_default();
     let statement = |side| {
         let blocks = Blocks { first: 0, end: None };
-        site.statements.digest(Part { side, leaf: 0, blocks }, Buckets { bits: 1, level: 0 })
+        site.statements.digest(Part { side, table: 0, blocks }, Buckets { bits: 1, level: 0 })
     };
     Ok(format!("{of_server}\n{}\n{}\n{}", site.columns, statement(Side::Source), statement(Side::Shadow)))
 }

@@ -28,7 +28,7 @@ use crate::copy::lock_source;
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Connector, Error, QualifiedName, Role};
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::Plan;
 use crate::report::Reporter;
 use crate::retry::Retry;
 use crate::stream::Key;
@@ -89,7 +89,7 @@ pub struct Job {
     pub forth: Option<Arc<Plan>>,
     /// The table to compare with the source.
     pub shadow: QualifiedName,
-    /// Its tables that hold rows, in the order of the plan's leaves: itself where it is not partitioned.
+    /// Its tables that hold rows, in the order of the plan: itself where it is not partitioned.
     pub shadow_leaves: Vec<QualifiedName>,
     /// Block ranges read at a time.
     pub jobs: u32,
@@ -236,7 +236,7 @@ impl Site {
                 Err(e) => retry.after(e).await?,
             }
         };
-        let leaves = job.plan.leaves(&Names::new(0)).into_iter().map(|leaf| leaf.source.name.clone()).collect();
+        let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).collect();
         Ok((Site { begin, columns, statements, leaves, job, progress }, rows))
     }
 

@@ -19,6 +19,7 @@ use crate::copy::ranges::{BlockRange, Ranges};
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Literal, QualifiedName, Role};
+use crate::plan::types::Layout;
 use crate::retry::Retry;
 
 /// What a reading asks of each block range, and what becomes of the answers.
@@ -60,25 +61,26 @@ pub trait Pass: Sync {
 /// The first worker's; drift of the source; a lost connection that does not come back.
 pub async fn run<P: Pass>(site: &Site, sides: &[Side], pass: &P) -> Result<(), Failure> {
     let mut queue = Vec::new();
-    for leaf in 0..site.tables(Side::Source).len() {
-        for side in sides {
-            let done = pass.done(*side, leaf);
+    for side in sides {
+        for table in 0..site.tables(*side).len() {
+            let done = pass.done(*side, table);
             // The last range is open: an empty table may not stay empty, and a read one may have grown.
             let behind = done.last().map_or(0, |(_, end)| *end);
-            let ranges = Ranges::new(blocks(site, *side, leaf).await?.max(behind.saturating_add(1)), &done);
+            let ranges = Ranges::new(blocks(site, *side, table).await?.max(behind.saturating_add(1)), &done);
             let progress = &site.progress;
             progress.total_blocks.fetch_add(u64::from(ranges.total()), Ordering::Relaxed);
             progress.blocks.fetch_add(u64::from(ranges.total() - ranges.remaining()), Ordering::Relaxed);
-            queue.push(Reading { side: *side, leaf, ranges });
+            queue.push(Reading { lot: site.lot(table), side: *side, table, ranges });
         }
     }
+    queue.sort_by_key(|reading| reading.lot);
     let queue = Mutex::new(queue);
     try_join_all((0..site.job.jobs.max(1)).map(|_| worker(site, &queue, sides.len(), pass))).await?;
     Ok(())
 }
 
-async fn blocks(site: &Site, side: Side, leaf: usize) -> Result<u32, Failure> {
-    let table = site.tables(side).get(leaf).map(QualifiedName::to_string).unwrap_or_default();
+async fn blocks(site: &Site, side: Side, table: usize) -> Result<u32, Failure> {
+    let table = site.tables(side).get(table).map(QualifiedName::to_string).unwrap_or_default();
     let sql = format!(
         "SELECT (pg_catalog.pg_relation_size({}::regclass) / current_setting('block_size')::int8)::text",
         Literal(&table)
@@ -98,29 +100,36 @@ async fn blocks(site: &Site, side: Side, leaf: usize) -> Result<u32, Failure> {
 
 /// What is left to be read of one table.
 struct Reading {
+    /// Tables of both sides that hold the same rows have the same number.
+    lot: usize,
     side: Side,
-    leaf: usize,
+    table: usize,
     ranges: Ranges,
 }
 
 type Queue = Mutex<Vec<Reading>>;
 
-/// Leaf by leaf; of the two sides of a leaf the one further behind.
+/// Lot by lot; of the two sides of a lot the one further behind.
 fn next(queue: &Queue, sides: usize, jobs: u32) -> Option<(BlockRange, Part)> {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    let share = |r: &Reading| f64::from(r.ranges.remaining()) / f64::from(r.ranges.total());
+    let lot = queue.iter().find(|r| r.ranges.remaining() > 0)?.lot;
+    let share = |side: Side| {
+        let of_side = queue.iter().filter(|r| r.lot == lot && r.side == side);
+        let (left, all) = of_side.fold((0, 0), |(left, all), r| (left + r.ranges.remaining(), all + r.ranges.total()));
+        f64::from(left) / f64::from(all.max(1))
+    };
+    let side = if share(Side::Source) > share(Side::Shadow) { Side::Source } else { Side::Shadow };
     let workers = jobs.div_ceil(u32::try_from(sides).unwrap_or(1).max(1));
-    let leaf = queue.iter().find(|r| r.ranges.remaining() > 0)?.leaf;
-    let of_leaf = queue.iter_mut().filter(|r| r.leaf == leaf);
-    let Reading { side, ranges, .. } = of_leaf.max_by(|a, b| share(a).total_cmp(&share(b)))?;
+    let mut of_side = queue.iter_mut().filter(|r| r.lot == lot && r.side == side);
+    let Reading { table, ranges, .. } = of_side.find(|r| r.ranges.remaining() > 0)?;
     let range = ranges.take(workers)?;
     let end = (range.1 < ranges.total()).then_some(range.1);
-    Some((range, Part { side: *side, leaf, blocks: Blocks { first: range.0, end } }))
+    Some((range, Part { side, table: *table, blocks: Blocks { first: range.0, end } }))
 }
 
 fn learn(queue: &Queue, part: Part, blocks: u32, time: Duration) {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(reading) = queue.iter_mut().find(|r| r.side == part.side && r.leaf == part.leaf) {
+    if let Some(reading) = queue.iter_mut().find(|r| r.side == part.side && r.table == part.table) {
         reading.ranges.learn(blocks, time);
     }
 }
@@ -179,7 +188,15 @@ async fn chunk<P: Pass>(conn: &Conn, pass: &P, part: Part) -> Result<Vec<P::Item
 }
 
 impl Site {
-    /// The tables that hold a side's rows, in the order of the plan's leaves.
+    /// See [`Reading::lot`]. Where a row's table is the target's own choice, all of them together hold the same rows.
+    fn lot(&self, table: usize) -> usize {
+        match self.job.plan.layout {
+            Layout::Kept => table,
+            Layout::Made => 0,
+        }
+    }
+
+    /// The tables that hold a side's rows.
     pub fn tables(&self, side: Side) -> &[QualifiedName] {
         match side {
             Side::Source => &self.leaves,

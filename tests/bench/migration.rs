@@ -46,10 +46,15 @@ pub struct Done {
 impl<'a> Migration<'a> {
     /// Starts `pgrecast alter TABLE CLAUSES`.
     pub fn start(lab: &'a Lab, table: &str, clauses: &str, flags: &[&str]) -> Result<Self> {
+        Migration::begin(lab, &["alter", table, clauses], flags)
+    }
+
+    /// Starts any command that migrates.
+    pub fn begin(lab: &'a Lab, command_line: &[&str], flags: &[&str]) -> Result<Self> {
         let (report, errors) = (lab.scratch("report.json"), lab.scratch("errors"));
         let _ = std::fs::remove_file(&report);
         let mut command = lab.pgrecast();
-        command.args(["alter", table, clauses, "--jobs", "2", "--format", "json", "--report"]).arg(&report).args(flags);
+        command.args(command_line).args(["--jobs", "2", "--format", "json", "--report"]).arg(&report).args(flags);
         command.stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
         let mut child = lab::spawn(&mut command)?;

@@ -50,6 +50,7 @@ pub fn title(row: u8) -> &'static str {
         8 => "sustained random-key updates",
         9 => "memory with 5 M rows and 1 M changed keys",
         10 => "cut-over under pgbench -N of a table with views, foreign keys, triggers and policies",
+        11 => "3 M rows by month, idle, against the same by hand without traffic",
         _ => "unknown",
     }
 }

@@ -158,7 +158,7 @@ async fn blocks_are_read_by_their_place() {
     let statements = Statements::new(&pair.plan, &pair.shadow, std::slice::from_ref(&pair.shadow)).expect("statements");
     for side in [Side::Source, Side::Shadow] {
         for end in [Some(20), None] {
-            let part = Part { side, leaf: 0, blocks: Blocks { first: 10, end } };
+            let part = Part { side, table: 0, blocks: Blocks { first: 10, end } };
             let sql = statements.digest(part, Buckets { bits: 14, level: 0 });
             let plan = pair.sql.query(&format!("EXPLAIN (COSTS OFF) {sql}"), &[]).await.expect("a plan");
             let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();

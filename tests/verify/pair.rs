@@ -9,7 +9,7 @@ use pgrecast::plan::build::{self, Request};
 use pgrecast::plan::ddl::{self, Purpose};
 use pgrecast::plan::tree;
 use pgrecast::plan::types::Plan;
-use pgrecast::spec::Clauses;
+use pgrecast::spec::{Clauses, Spec};
 use pgrecast::throttle::{Throttle, throttle};
 use pgrecast::verify::{self, InStep, Job, Progress, Verdict};
 use tokio_postgres::Client;
@@ -110,7 +110,7 @@ async fn plan(connector: &Connector, clauses: &str) -> Plan {
     let oid = oid.and_then(|text| text.parse().ok()).expect("an oid");
     let source = tree::tree(&control, oid).await.expect("a shape");
     let planner = connector.open(Role::Planner).await.expect("a connection");
-    let parsed = Clauses::parse(clauses).expect("clauses");
-    let request = Request { clauses: &parsed, text: clauses, primary_key: None, settings: &[] };
+    let spec = Spec::Alter(Clauses::parse(clauses).expect("clauses"));
+    let request = Request { spec: &spec, text: clauses, primary_key: None, settings: &[] };
     build::plan(&planner, source, &request, 150_000).await.expect("a plan")
 }

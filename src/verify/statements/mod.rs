@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::hash;
 use crate::error::Failure;
 use crate::pg::{Ident, QualifiedName};
-use crate::plan::types::{Names, Plan, TargetColumn, Value};
+use crate::plan::types::{Plan, TargetColumn, Value};
 
 /// One of the two tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ pub struct Blocks {
 pub struct Part {
     /// The side.
     pub side: Side,
-    /// Which of its tables: there is one for each leaf of the source.
-    pub leaf: usize,
+    /// Which of its tables.
+    pub table: usize,
     /// Its blocks.
     pub blocks: Blocks,
 }
@@ -109,15 +109,15 @@ struct Compared {
 const SHADOW: &str = "\"#shadow\"";
 
 impl Statements {
-    /// For a plan, its shadow, and the shadow's tables that hold rows, in the order of the plan's leaves: the source is
-    /// seen through the projection, the shadow as it is.
+    /// For a plan, its shadow, and the shadow's tables that hold rows: the source is seen through the projection, the shadow
+    /// as it is.
     ///
     /// # Errors
     /// Where the plan contradicts itself: a column it fills is not in the target's shape.
     pub fn new(plan: &Plan, shadow: &QualifiedName, shadow_leaves: &[QualifiedName]) -> Result<Self, Failure> {
         let columns = compared(plan)?;
         let keys = key_columns(plan)?;
-        let leaves = plan.leaves(&Names::new(0)).into_iter().map(|leaf| plan.leaf_from(leaf.source)).collect();
+        let leaves = plan.leaves().into_iter().map(|leaf| plan.leaf_from(leaf.shape)).collect();
         let shadow_leaves = shadow_leaves.iter().map(|leaf| format!("ONLY {leaf} AS {SHADOW}")).collect();
         let (source, shadow_half) = halves(plan, leaves, shadow_leaves, SHADOW, &keys, &columns);
         Ok(Statements {
@@ -180,7 +180,7 @@ impl Statements {
              {} AS \"#digest\" FROM {} WHERE {}{} OFFSET 0) AS \"#rows\" GROUP BY \"#bucket\"",
             half.bucket(buckets),
             half.digest,
-            half.from(part.leaf),
+            half.from(part.table),
             half.range(part.blocks),
             half.in_buckets(buckets.bits, buckets.level),
         )
@@ -198,7 +198,7 @@ impl Statements {
             "SELECT {}, {}{keys} FROM {} WHERE {}{}",
             half.key_hash,
             half.digest,
-            half.from(part.leaf),
+            half.from(part.table),
             half.range(part.blocks),
             half.in_buckets(bits, levels),
         )
@@ -210,7 +210,7 @@ impl Statements {
         format!(
             "SELECT {} FROM {} WHERE {} AND {} = ANY ($1::int8[])",
             half.key_texts,
-            half.from(part.leaf),
+            half.from(part.table),
             half.range(part.blocks),
             half.key_hash
         )
@@ -218,8 +218,8 @@ impl Statements {
 }
 
 impl Half {
-    fn from(&self, leaf: usize) -> &str {
-        self.from.get(leaf).map_or("", String::as_str)
+    fn from(&self, table: usize) -> &str {
+        self.from.get(table).map_or("", String::as_str)
     }
 
     fn range(&self, blocks: Blocks) -> String {

@@ -5,6 +5,7 @@ mod clauses;
 mod filled;
 mod granted;
 mod hierarchy;
+mod into_partitions;
 mod keys;
 mod large;
 mod materialized;

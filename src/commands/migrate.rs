@@ -1,8 +1,8 @@
-//! `pgrecast alter` and `pgrecast resume`.
+//! `pgrecast alter`, `pgrecast partition`, and what goes on with them.
 
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, reporter, steps};
-use crate::cli::{Alter, MigrateOptions, Output, Resume};
+use crate::cli::{Alter, Connection, MigrateOptions, Output, Partition, Resume, TableName};
 use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
@@ -10,75 +10,160 @@ use crate::plan::{build::plan, reverse::reverse, tree};
 use crate::preflight;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
-use crate::spec::Clauses;
+use crate::spec::{Clauses, Partitioning, Spec};
 use crate::state::{Migration, NewMigration, Phase};
 use crate::ties::Ties;
 
-/// Migrates, or goes on with the same migration where it was begun before.
+/// A migration as it was asked for, by whichever command.
+struct Wanted {
+    table: TableName,
+    spec: Spec,
+    /// The same in words.
+    text: String,
+    /// What makes the command the same command: the table, the change, and what shapes the target.
+    request: serde_json::Value,
+    /// How old columns come back from a new row.
+    reverse: Vec<(String, String)>,
+    dry_run: bool,
+    options: MigrateOptions,
+    connection: Connection,
+    output: Output,
+}
+
+impl Wanted {
+    fn alter(typed: Alter) -> Result<Wanted, Failure> {
+        let request = serde_json::json!({
+            "command": "alter",
+            "clauses": typed.clauses,
+            "primary_key": typed.options.primary_key,
+            "settings": typed.options.settings,
+            "way_back": typed.options.rollback_window.map(|_| &typed.reverse),
+            "failover_slot": typed.options.failover_slot,
+        });
+        Ok(Wanted {
+            table: typed.table,
+            spec: Spec::Alter(Clauses::parse(&typed.clauses)?),
+            text: typed.clauses,
+            request,
+            reverse: typed.reverse.into_iter().map(|r| (r.column, r.expression)).collect(),
+            dry_run: typed.dry_run,
+            options: typed.options,
+            connection: typed.connection,
+            output: typed.output,
+        })
+    }
+
+    fn partition(typed: Partition) -> Result<Wanted, Failure> {
+        let spec = Partitioning::read(&typed.by, typed.default_partition, &typed.drop_constraints)?;
+        let request = serde_json::json!({
+            "command": "partition",
+            "by": typed.by,
+            "default_partition": typed.default_partition,
+            "left_off": typed.drop_constraints,
+            "primary_key": typed.options.primary_key,
+            "failover_slot": typed.options.failover_slot,
+        });
+        Ok(Wanted {
+            table: typed.table,
+            text: spec.to_string(),
+            spec: Spec::Partition(spec),
+            request,
+            reverse: Vec::new(),
+            dry_run: typed.dry_run,
+            options: typed.options,
+            connection: typed.connection,
+            output: typed.output,
+        })
+    }
+}
+
+/// Gives a table a new shape, or goes on with the same migration where it was begun before.
 pub async fn alter(typed: Alter) -> Result<(), Failure> {
     let reporter = reporter(typed.output.format)?;
     alter_told(typed, &reporter).await
 }
 
 /// The same, told to a reporter of the caller's.
-pub(super) async fn alter_told(mut typed: Alter, reporter: &Reporter) -> Result<(), Failure> {
-    make_absolute(&mut typed.options);
-    match begin(&typed).await {
-        Ok(Some((opened, migration, resumed))) => {
-            let how = How { command: "alter", resumed, until: Until::Swapped };
-            go(opened, migration, typed.options, how, reporter, &typed.output).await
+pub(super) async fn alter_told(typed: Alter, reporter: &Reporter) -> Result<(), Failure> {
+    let output = typed.output.clone();
+    migrate("alter", Wanted::alter(typed), &output, reporter).await
+}
+
+/// Makes a table partitioned, or goes on with it.
+pub async fn partition(typed: Partition) -> Result<(), Failure> {
+    let reporter = reporter(typed.output.format)?;
+    let output = typed.output.clone();
+    migrate("partition", Wanted::partition(typed), &output, &reporter).await
+}
+
+async fn migrate(
+    command: &'static str,
+    wanted: Result<Wanted, Failure>,
+    output: &Output,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let begun = async {
+        let mut wanted = wanted?;
+        make_absolute(&mut wanted.options);
+        Ok::<_, Failure>((begin(&wanted).await?, wanted.options))
+    };
+    match begun.await {
+        Ok((Some((opened, migration, resumed)), options)) => {
+            let how = How { command, resumed, until: Until::Swapped };
+            go(opened, migration, options, how, reporter, output).await
         }
-        Ok(None) => Ok(()),
-        Err(failure) => Err(without_run("alter", failure, &typed.output)),
+        Ok((None, _)) => Ok(()),
+        Err(failure) => Err(without_run(command, failure, output)),
     }
 }
 
 /// Everything before the first change: `None` where only the plan was asked for.
-async fn begin(typed: &Alter) -> Result<Option<(Opened, Migration, bool)>, Failure> {
-    let clauses = Clauses::parse(&typed.clauses)?;
-    let opened = open(&typed.connection, typed.options.cutover.lock_timeout).await?;
+async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Failure> {
+    let opened = open(&wanted.connection, wanted.options.cutover.lock_timeout).await?;
     let planner = opened.planner().await?;
-    let oid = preflight::find_table(&planner, typed.table.schema.as_deref(), &typed.table.name).await?;
-    if let Some(begun) = begun_before(&opened, oid, typed).await? {
+    let oid = preflight::find_table(&planner, wanted.table.schema.as_deref(), &wanted.table.name).await?;
+    if let Some(begun) = begun_before(&opened, oid, wanted).await? {
         return Ok(Some((opened, begun, true)));
     }
-    let found = preflight::look(opened.store.conn(), &opened.facts, oid, typed.options.failover_slot).await?;
+    let found = preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?;
     preflight::refusal(found)?;
-    let settings = settings(&typed.options);
+    let settings = settings(&wanted.options);
     check_settings(&opened, &settings).await?;
-    refuse_blind_throttle(&opened, &typed.options)?;
+    refuse_blind_throttle(&opened, &wanted.options)?;
     let source = tree::tree(opened.store.conn(), oid).await?;
     let request = Request {
-        clauses: &clauses,
-        text: &typed.clauses,
-        primary_key: typed.options.primary_key.as_deref(),
+        spec: &wanted.spec,
+        text: &wanted.text,
+        primary_key: wanted.options.primary_key.as_deref(),
         settings: &settings,
     };
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;
+    if let Spec::Partition(spec) = &wanted.spec {
+        ties.refuse_unknown(&source.root, &spec.left_off)?;
+    }
     let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
-    if typed.options.rollback_window.is_some() {
+    let ties = ties.for_target(&plan);
+    if wanted.options.rollback_window.is_some() {
         preflight::refusal(ties.no_way_back(plan.source.is_partitioned()))?;
-        let given: Vec<(String, String)> =
-            typed.reverse.iter().map(|r| (r.column.clone(), r.expression.clone())).collect();
-        plan.back = Some(Box::new(reverse(&planner, &plan, &given, opened.facts.version).await?));
+        plan.back = Some(Box::new(reverse(&planner, &plan, &wanted.reverse, opened.facts.version).await?));
     }
     let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
     for partition in &plan.partitions {
-        let ties = Ties::read(opened.store.conn(), partition.source.oid, "", opened.facts.version).await?;
-        found.extend(ties.of_partition(&partition.source.name));
+        let ties = Ties::read(opened.store.conn(), partition.branch.shape.oid, "", opened.facts.version).await?;
+        found.extend(ties.of_partition(&partition.branch.shape.name));
     }
     preflight::refusal(found)?;
-    if typed.dry_run {
-        steps::show(&plan, &ties, &opened.facts, typed.output.format, &typed.options)?;
+    if wanted.dry_run {
+        steps::show(&plan, &ties, &opened.facts, wanted.output.format, &wanted.options)?;
         return Ok(None);
     }
     let source = plan.source.name.plain();
     let new = NewMigration {
         source_oid: oid,
         source: &source,
-        request: &request_json(typed),
-        options: &typed.options,
+        request: &wanted.request,
+        options: &wanted.options,
         plan: &plan,
     };
     let id = opened.store.register(&new).await?;
@@ -118,32 +203,20 @@ pub(super) struct How {
     pub(super) until: Until,
 }
 
-/// What makes a command the same command: the table, the clauses, and what shapes the target.
-fn request_json(typed: &Alter) -> serde_json::Value {
-    serde_json::json!({
-        "command": "alter",
-        "clauses": typed.clauses,
-        "primary_key": typed.options.primary_key,
-        "settings": typed.options.settings,
-        "way_back": typed.options.rollback_window.map(|_| &typed.reverse),
-        "failover_slot": typed.options.failover_slot,
-    })
-}
-
 /// An unfinished migration of the same table: the same request goes on, another one is refused.
-async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option<Migration>, Failure> {
+async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> Result<Option<Migration>, Failure> {
     let all = opened.store.list().await?;
     // After the swap the name stands for the new table, whose oid is another one: it is found by the name.
     let same_name = |m: &Migration| {
         !m.phase.is_before_swap()
-            && m.plan.source.name.name == typed.table.name
-            && typed.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
+            && m.plan.source.name.name == wanted.table.name
+            && wanted.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
     };
     let Some(found) = all.into_iter().filter(is_unfinished).find(|m| m.source_oid == oid || same_name(m)) else {
         return Ok(None);
     };
-    if found.request == request_json(typed) {
-        if typed.dry_run {
+    if found.request == wanted.request {
+        if wanted.dry_run {
             return Err(Failure::refused(format!("migration {} does this already", found.id))
                 .hint(format!("pgrecast status {} shows how far it is.", found.id)));
         }
@@ -151,7 +224,7 @@ async fn begun_before(opened: &Opened, oid: u32, typed: &Alter) -> Result<Option
     }
     Err(Failure::refused(format!("table {} is being migrated already", found.source))
         .detail(format!(
-            "Migration {} is in phase {} and was begun with other clauses: {}",
+            "Migration {} is in phase {} and was begun with another change: {}",
             found.id, found.phase, found.plan.clauses
         ))
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))

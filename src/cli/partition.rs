@@ -1,0 +1,181 @@
+//! `pgrecast partition TABLE …`.
+
+use serde::Serialize;
+
+use super::name::{Columns, TableName};
+use super::options::MigrateOptions;
+use super::session::{Connection, Output};
+use super::typed::PartitionArgs;
+use crate::error::Failure;
+
+/// Partitions beyond the last row's, where nothing is typed.
+const PREMAKE: u32 = 4;
+
+/// A table that is to become partitioned.
+#[derive(Debug, PartialEq)]
+pub struct Partition {
+    /// The table.
+    pub table: TableName,
+    /// By what.
+    pub by: PartitionBy,
+    /// Whether rows that belong nowhere else get a partition.
+    pub default_partition: bool,
+    /// Constraints, indexes and foreign keys that are left off.
+    pub drop_constraints: Vec<String>,
+    /// Plan only.
+    pub dry_run: bool,
+    /// How to run it.
+    pub options: MigrateOptions,
+    /// The database.
+    pub connection: Connection,
+    /// What is said, and where.
+    pub output: Output,
+}
+
+/// What was typed of the partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum PartitionBy {
+    /// `--range COL --every LENGTH`.
+    Every {
+        /// The column.
+        column: String,
+        /// As typed.
+        every: String,
+        /// `--zone`.
+        zone: Option<String>,
+        /// `--premake`.
+        premake: u32,
+    },
+    /// `--range COL,… --bounds A,B,…`.
+    Bounds {
+        /// The columns.
+        columns: Vec<String>,
+        /// As typed.
+        bounds: String,
+        /// `--zone`.
+        zone: Option<String>,
+    },
+    /// `--list COL --values 'a;b,c'`.
+    List {
+        /// The column.
+        column: String,
+        /// As typed.
+        values: String,
+    },
+    /// `--hash COL,… --partitions N`.
+    Hash {
+        /// The columns.
+        columns: Vec<String>,
+        /// How many.
+        partitions: u32,
+    },
+}
+
+impl Partition {
+    pub(super) fn check(typed: PartitionArgs) -> Result<Self, Failure> {
+        typed.later.check()?;
+        let mut options = typed.changes.apply(MigrateOptions::default())?;
+        options.primary_key = typed.primary_key.map(|columns| columns.0);
+        options.failover_slot = typed.failover_slot;
+        if options.rollback_window.is_some() {
+            return Err(Failure::refused("there is no way back for --rollback-window: the table becomes partitioned")
+                .hint(
+                    "Leave --rollback-window out: the old table stays as it was at the swap until `pgrecast finish`.",
+                ));
+        }
+        let by = PartitionBy::check(Method {
+            range: typed.range,
+            every: typed.every,
+            bounds: typed.bounds,
+            zone: typed.zone,
+            premake: typed.premake,
+            list: typed.list,
+            values: typed.values,
+            hash: typed.hash,
+            partitions: typed.partitions,
+        })?;
+        Ok(Partition {
+            table: typed.table,
+            by,
+            default_partition: typed.default_partition,
+            drop_constraints: typed.drop_constraints.into_iter().flat_map(|names| names.0).collect(),
+            dry_run: typed.dry_run,
+            options,
+            output: Output::new(&typed.session.format, typed.report),
+            connection: typed.session.into(),
+        })
+    }
+}
+
+/// The options that say by what.
+struct Method {
+    range: Option<Columns>,
+    every: Option<String>,
+    bounds: Option<String>,
+    zone: Option<String>,
+    premake: Option<u32>,
+    list: Option<Columns>,
+    values: Option<String>,
+    hash: Option<Columns>,
+    partitions: Option<u32>,
+}
+
+impl PartitionBy {
+    fn check(typed: Method) -> Result<PartitionBy, Failure> {
+        let Method { range, every, bounds, zone, premake, list, values, hash, partitions } = typed;
+        match (range, list, hash) {
+            (Some(range), None, None) => {
+                none_of("--range", &[("--values", values.is_some()), ("--partitions", partitions.is_some())])?;
+                match (every, bounds) {
+                    (Some(every), None) => {
+                        let column = only("--every", range)?;
+                        Ok(PartitionBy::Every { column, every, zone, premake: premake.unwrap_or(PREMAKE) })
+                    }
+                    (None, Some(bounds)) => {
+                        none_of("--bounds", &[("--premake", premake.is_some())])?;
+                        Ok(PartitionBy::Bounds { columns: range.0, bounds, zone })
+                    }
+                    (Some(_), Some(_)) => Err(Failure::usage("--every and --bounds exclude each other")),
+                    (None, None) => Err(Failure::usage("--range needs --every or --bounds")
+                        .hint("For instance: --range created_at --every '1 month'.")),
+                }
+            }
+            (None, Some(list), None) => {
+                none_of("--list", &[("--every", every.is_some()), ("--bounds", bounds.is_some())])?;
+                none_of("--list", &[("--zone", zone.is_some()), ("--premake", premake.is_some())])?;
+                none_of("--list", &[("--partitions", partitions.is_some())])?;
+                let column = only("--list", list)?;
+                let values = values.ok_or_else(|| {
+                    Failure::usage("--list needs --values").hint("For instance: --list region --values 'eu;us,ca'.")
+                })?;
+                Ok(PartitionBy::List { column, values })
+            }
+            (None, None, Some(hash)) => {
+                none_of("--hash", &[("--every", every.is_some()), ("--bounds", bounds.is_some())])?;
+                none_of("--hash", &[("--zone", zone.is_some()), ("--premake", premake.is_some())])?;
+                none_of("--hash", &[("--values", values.is_some())])?;
+                let partitions = partitions.ok_or_else(|| {
+                    Failure::usage("--hash needs --partitions").hint("For instance: --hash id --partitions 8.")
+                })?;
+                Ok(PartitionBy::Hash { columns: hash.0, partitions })
+            }
+            (None, None, None) => Err(Failure::usage("one of --range, --list and --hash is needed")
+                .hint("For instance: pgrecast partition events --range created_at --every '1 month'.")),
+            _ => Err(Failure::usage("--range, --list and --hash exclude each other")),
+        }
+    }
+}
+
+fn none_of(method: &str, others: &[(&str, bool)]) -> Result<(), Failure> {
+    match others.iter().find(|(_, typed)| *typed) {
+        Some((other, _)) => Err(Failure::usage(format!("{other} is not for {method}"))),
+        None => Ok(()),
+    }
+}
+
+fn only(option: &str, columns: Columns) -> Result<String, Failure> {
+    match <[String; 1]>::try_from(columns.0) {
+        Ok([one]) => Ok(one),
+        Err(all) => Err(Failure::usage(format!("{option} takes one column, not {}", all.len()))),
+    }
+}

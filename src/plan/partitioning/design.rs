@@ -1,0 +1,176 @@
+//! The partitions as they are to be made: what each is called, and its bound. Pure.
+
+use super::series::{Place, Range};
+use crate::pg::Literal;
+use crate::pg::sql::{MAX_IDENTIFIER_BYTES, ident_list};
+use crate::spec::partitioning::{By, Partitioning, Value};
+
+/// A partition to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Its name, free in the table's schema and in ours.
+    pub name: String,
+    /// `FOR VALUES …` or `DEFAULT`, as read in the time zone of the bounds.
+    pub bound: String,
+}
+
+/// What follows PARTITION BY.
+pub fn partition_key(spec: &Partitioning) -> String {
+    format!("{} ({})", spec.strategy(), ident_list(spec.columns().iter().map(String::as_str)))
+}
+
+/// All partitions. `ranges` are those of a series; `ends` the least and the greatest number of the column's type.
+pub fn pieces(
+    spec: &Partitioning,
+    ranges: &[Range],
+    ends: Option<(i128, i128)>,
+    table: &str,
+    taken: impl Fn(&str) -> bool,
+) -> Vec<Piece> {
+    let mut wanted: Vec<(String, String)> = match &spec.by {
+        By::Series { .. } => ranges.iter().map(|r| (r.suffix.clone(), range_bound(r, ends))).collect(),
+        By::Bounds { bounds, .. } => bounds.windows(2).map(|w| (spelled(&w[0]), from_to(&w[0], &w[1]))).collect(),
+        By::List { values, .. } => {
+            values.iter().map(|of| (spelled(of), format!("FOR VALUES IN ({})", list(of)))).collect()
+        }
+        By::Hash { partitions, .. } => (0..*partitions)
+            .map(|n| (n.to_string(), format!("FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})")))
+            .collect(),
+    };
+    if spec.default {
+        wanted.push(("default".to_owned(), "DEFAULT".to_owned()));
+    }
+    let mut chosen: Vec<Piece> = Vec::new();
+    for (suffix, bound) in wanted {
+        let name = free_name(table, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
+        chosen.push(Piece { name, bound });
+    }
+    chosen
+}
+
+/// `table_suffix`, or `table_suffix_1` and so on where that is taken.
+pub fn free_name(table: &str, suffix: &str, taken: impl Fn(&str) -> bool) -> String {
+    let first = name(table, &format!("_{suffix}"));
+    if !taken(&first) {
+        return first;
+    }
+    let numbered = |n: u32| name(table, &format!("_{suffix}_{n}"));
+    (1..).map(numbered).find(|name| !taken(name)).unwrap_or(first)
+}
+
+/// Cut so that the name of its array type, which has one byte more, is its own.
+fn name(table: &str, suffix: &str) -> String {
+    let mut room = (MAX_IDENTIFIER_BYTES - 1).saturating_sub(suffix.len()).min(table.len());
+    while !table.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{suffix}", &table[..room])
+}
+
+/// Names that are in use: of relations and types.
+pub struct Taken(pub Vec<String>);
+
+impl Taken {
+    /// Whether a table cannot be called so, nor its array type be called after it.
+    pub fn has(&self, name: &str) -> bool {
+        let array = format!("_{name}");
+        self.0.iter().any(|taken| *taken == name || *taken == array)
+    }
+}
+
+/// The bound of one range of a series. What the column's type cannot spell is its end.
+pub fn range_bound(range: &Range, ends: Option<(i128, i128)>) -> String {
+    let spell = |place: Place| match (place, ends) {
+        (Place::Day(day), _) => Literal(&day.to_string()).to_string(),
+        (Place::Number(n), Some((least, _))) if n < least => "MINVALUE".to_owned(),
+        (Place::Number(n), Some((_, most))) if n > most => "MAXVALUE".to_owned(),
+        (Place::Number(n), _) => Literal(&n.to_string()).to_string(),
+    };
+    format!("FOR VALUES FROM ({}) TO ({})", spell(range.from), spell(range.to))
+}
+
+fn from_to(from: &[Value], to: &[Value]) -> String {
+    format!("FOR VALUES FROM ({}) TO ({})", list(from), list(to))
+}
+
+fn list(values: &[Value]) -> String {
+    let one = |value: &Value| match value {
+        Value::Text(text) => Literal(text).to_string(),
+        Value::Null => "NULL".to_owned(),
+        Value::Least => "MINVALUE".to_owned(),
+        Value::Most => "MAXVALUE".to_owned(),
+    };
+    values.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The most bytes of values in a name: the rest is the table's.
+const MOST_SPELLED: usize = 30;
+
+/// Values as part of a name.
+fn spelled(values: &[Value]) -> String {
+    let mut name = String::new();
+    for value in values {
+        let text = match value {
+            Value::Text(text) => text.to_lowercase(),
+            Value::Null => "null".to_owned(),
+            Value::Least => "minvalue".to_owned(),
+            Value::Most => "maxvalue".to_owned(),
+        };
+        let negative = text.strip_prefix('-').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let text = negative.map_or(text.clone(), |rest| format!("m{rest}"));
+        for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+            if !name.is_empty() {
+                name.push('_');
+            }
+            name.push_str(word);
+        }
+    }
+    let mut end = name.len().min(MOST_SPELLED);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.truncate(end);
+    if name.is_empty() { "other".to_owned() } else { name.trim_end_matches('_').to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series;
+    use super::*;
+    use crate::spec::partitioning::Step;
+
+    fn text(values: &[&str]) -> Vec<Value> {
+        values.iter().map(|v| Value::Text((*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn names_are_readable_short_and_free() {
+        let values = vec![text(&["EU"]), text(&["eu"]), vec![Value::Null], text(&["São Paulo/x", "b"]), text(&["-5"])];
+        let by = By::List { column: "region".to_owned(), values };
+        let spec = Partitioning { by, default: true, left_off: Vec::new() };
+        let made = pieces(&spec, &[], None, "t", |n| n == "t_null");
+        let names: Vec<&str> = made.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["t_eu", "t_eu_1", "t_null_1", "t_são_paulo_x_b", "t_m5", "t_default"]);
+        assert_eq!(made[2].bound, "FOR VALUES IN (NULL)");
+        let long = "x".repeat(63);
+        assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 62));
+        let taken = Taken(vec!["_t_eu".to_owned()]);
+        assert!(taken.has("t_eu") && !taken.has("t_us"));
+    }
+
+    #[test]
+    fn a_number_beyond_the_type_is_its_end() {
+        let ranges = series::ranges(Step::Numbers(30_000), Place::Number(-32_768), Place::Number(32_767), 0);
+        let bounds: Vec<String> =
+            ranges.expect("a series").iter().map(|r| range_bound(r, Some((-32_768, 32_767)))).collect();
+        assert_eq!(
+            bounds,
+            [
+                "FOR VALUES FROM (MINVALUE) TO ('-30000')",
+                "FOR VALUES FROM ('-30000') TO ('0')",
+                "FOR VALUES FROM ('0') TO ('30000')",
+                "FOR VALUES FROM ('30000') TO (MAXVALUE)"
+            ]
+        );
+    }
+}

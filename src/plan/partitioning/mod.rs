@@ -1,0 +1,147 @@
+//! A table that becomes partitioned: its partitions, their names and bounds, its keys, and what cannot hold.
+
+mod design;
+mod extend;
+mod hold;
+mod look;
+pub mod series;
+
+pub use design::Piece;
+use design::Taken;
+pub use extend::branch;
+pub use look::{place_sql, read_place};
+
+use super::build::{FinalNames, Request, refuse_unpublished, relation_names};
+use super::key;
+use super::model::partitioned::{Wanted, partitioned};
+use super::shape::Shape;
+use super::tree::{Branch, Tree};
+use super::types::{Layout, Plan, SCHEMA, Series};
+use crate::error::Failure;
+use crate::pg::Conn;
+use crate::pg::sql::plain_ident;
+use crate::spec::partitioning::{By, Partitioning};
+
+/// Plans. `conn` must still have the role's own search path; nothing is changed.
+///
+/// # Errors
+/// Exit 2 and 3: see [`hold`] and [`look`], and what the server refuses.
+pub async fn plan(
+    conn: &Conn,
+    tree: Tree,
+    spec: &Partitioning,
+    request: &Request<'_>,
+    version: u32,
+) -> Result<Plan, Failure> {
+    let source = &tree.root;
+    hold::refuse_source(source, spec)?;
+    let primary_key = hold::primary_key(source, spec, request.primary_key)?;
+    let indexes = hold::indexes(source, spec, primary_key.as_deref())?;
+    let zone = look::zone(conn, source, spec).await?;
+    let ranges = look::ranges(conn, source, spec, &zone).await?;
+    let taken = taken(conn, source).await?;
+    let ends = look::ends(source, spec);
+    let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.has(name));
+    let root = hold::root(source, spec, design::partition_key(spec));
+    let wanted = Wanted { root: &root, pieces: &pieces, storage: &storage(source), indexes: &indexes, zone: &zone };
+    let (modelled, made) = partitioned(conn, source, &wanted, version).await?;
+    let no_conversion = |_: &str| None;
+    let (key, identity) =
+        key::choose(source, &modelled.target, &modelled.columns, &modelled.equalities, &no_conversion)?;
+    refuse_unpublished(source, &identity)?;
+    let by = key::columns_over(spec.columns(), source, &modelled.columns, &modelled.equalities, &no_conversion)
+        .map_err(|why| Failure::refused(format!("the table cannot be partitioned: {why}")))?;
+    let mut names = FinalNames::new(&tree, taken.0);
+    let mut target = names.apply(source, made.root);
+    target.tablespace.clone_from(&source.tablespace);
+    for index in &mut target.indexes {
+        index.tablespace = of(source, &index.name).and_then(|i| i.tablespace.clone());
+    }
+    // Of an index that is left off, nothing can be identified by.
+    if target.indexes.iter().all(|index| of(source, &index.name).is_none_or(|own| !own.replica_identity))
+        && source.replica_identity == 'i'
+    {
+        target.replica_identity = 'd';
+    }
+    let identity_kind = target.replica_identity;
+    let branches: Vec<Branch> = (made.branches.into_iter())
+        .map(|branch| Branch { shape: partition(&mut names, source, identity_kind, branch.shape), ..branch })
+        .collect();
+    let key = key::in_partitions(key, by, &target);
+    look::refuse_null(conn, source, &target, spec, &key).await?;
+    Ok(Plan {
+        source: tree.root,
+        target,
+        columns: modelled.columns,
+        key,
+        identity,
+        partitions: Vec::new(),
+        branches,
+        layout: Layout::Made,
+        series: match &spec.by {
+            By::Series { column, step, .. } => Some(Series { column: column.clone(), step: *step, zone }),
+            By::Bounds { .. } | By::List { .. } | By::Hash { .. } => None,
+        },
+        left_off: spec.left_off.clone(),
+        settings: Vec::new(),
+        clauses: request.text.to_owned(),
+        back: None,
+    })
+}
+
+/// Names in the table's schema and in ours.
+async fn taken(conn: &Conn, source: &Shape) -> Result<Taken, Failure> {
+    let mut names = Vec::new();
+    for schema in [source.name.schema.as_str(), SCHEMA] {
+        names.extend(relation_names(conn, schema).await?);
+        names.extend(look::type_names(conn, schema).await?);
+    }
+    Ok(Taken(names))
+}
+
+/// What each partition has of the table's: it is a table like it, but for what it has from above.
+fn storage(source: &Shape) -> Shape {
+    Shape { partition_key: None, ..source.clone() }
+}
+
+/// The table's own index of that name.
+fn of<'a>(source: &'a Shape, name: &str) -> Option<&'a super::shape::Index> {
+    source.indexes.iter().find(|index| index.name == name)
+}
+
+/// A partition as it will stand.
+fn partition(names: &mut FinalNames, source: &Shape, identity: char, mut shape: Shape) -> Shape {
+    shape.name = source.name.sibling(shape.name.name);
+    shape.oid = 0;
+    shape.owner.clone_from(&source.owner);
+    shape.tablespace.clone_from(&source.tablespace);
+    shape.replica_identity = identity;
+    shape.kin = super::kin::Kin::default();
+    names.settle_indexes(&mut shape);
+    names.rename_parents(&mut shape);
+    for index in &mut shape.indexes {
+        let Some(own) = index.parent.as_deref().and_then(|parent| of(source, parent)) else { continue };
+        index.tablespace.clone_from(&own.tablespace);
+        index.clustered = own.clustered;
+        index.replica_identity = own.replica_identity;
+    }
+    shape
+}
+
+/// A column of the table.
+fn column<'a>(source: &'a Shape, name: &str) -> Result<&'a super::shape::Column, Failure> {
+    source.column(name).ok_or_else(|| {
+        Failure::refused(format!("table {} has no column {}", source.name.plain(), plain_ident(name)))
+            .hint("Names with capitals must be quoted as in SQL.")
+    })
+}
+
+/// Whether a row with NULL in a partition column has a partition.
+fn takes_null(spec: &Partitioning) -> bool {
+    spec.default
+        || match &spec.by {
+            By::Series { .. } | By::Bounds { .. } => false,
+            By::List { values, .. } => values.iter().flatten().any(|v| *v == crate::spec::partitioning::Value::Null),
+            By::Hash { .. } => true,
+        }
+}
