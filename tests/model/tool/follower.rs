@@ -1,4 +1,4 @@
-//! The follower: owner of the backlog. What it does and in what order is what `src/follow/applier.rs` does; what it
+//! The follower: owner of the backlog. What it does and in what order is what `src/follow/applier/` does; what it
 //! decides by is the crate's own backlog, ledger and assembler.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,0 +1,336 @@
+//! The phases between prepare and swap: one line each.
+//!
+//! Each phase gives a token that only it can make, and the next one asks for it: what was not copied cannot be indexed,
+//! and what was not compared, or spared the comparison on request, cannot be swapped. A phase that an earlier run has
+//! completed gives its token at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{Run, Until};
+use crate::cli::MigrateOptions;
+use crate::compare::{self, Comparison};
+use crate::context::Context;
+use crate::copy::{self, ranges::Ranges};
+use crate::cutover;
+use crate::drift::{self, Fingerprint};
+use crate::error::Failure;
+use crate::follow::{self, Follower};
+use crate::monitor::{Board, Monitor};
+use crate::pg::{Conn, Role};
+use crate::report::{Event, Phase, Report};
+use crate::retry::{Retry, past_locks};
+use crate::state::{self, Migration};
+use crate::throttle::{Throttle, throttle};
+use crate::{fill, index, prepare, slot};
+
+/// Every row alive at X0 is in the shadow.
+struct Copied(());
+/// The shadow has its indexes.
+struct Indexed(());
+/// Changes go straight to the shadow.
+struct InStep(());
+/// Compared, or not to be compared.
+struct Compared(());
+/// Statistics are there, and nothing postpones the cut-over.
+struct Ready(());
+
+/// What the phases between prepare and swap share.
+pub(super) struct Work {
+    pub(super) context: Arc<Context>,
+    options: MigrateOptions,
+    until: Until,
+    migration: Migration,
+    pub(super) follower: Follower,
+    copy: Arc<copy::Progress>,
+    throttle: Throttle,
+    board: Arc<Board>,
+    fingerprint: Fingerprint,
+    /// The columns of each leaf, by its oid, when this run began.
+    columns: HashMap<u32, String>,
+    seconds: std::sync::Mutex<Vec<(Phase, f64)>>,
+    figures: std::sync::Mutex<Option<cutover::Figures>>,
+}
+
+impl Work {
+    /// Starts the follower, and lays out what the phases share.
+    pub(super) async fn begin(run: &Run, migration: Migration) -> Result<(Work, Monitor), Failure> {
+        let context = run.context.clone();
+        slot::check(&context).await?;
+        past_locks(async || drift::check(context.store.conn(), &context.plan).await).await?;
+        let fingerprint = drift::read(context.store.conn(), &context.plan.source).await?;
+        let mut columns = HashMap::new();
+        for leaf in context.plan.leaves() {
+            columns.insert(leaf.shape.oid, drift::read(context.store.conn(), leaf.shape).await?.columns);
+        }
+        let size = source_size(context.store.conn(), &context).await?;
+        let (gate, throttle) = throttle(run.options.throttle.nice);
+        let copy = Arc::new(copy::Progress::default());
+        let jobs = if context.plan.key.is_canonical() { usize::from(context.jobs) } else { 1 };
+        let follower = Follower::start(follow::Job {
+            connector: context.connector.clone(),
+            id: context.id,
+            lease: context.store.backend().await?,
+            plan: context.plan.clone(),
+            names: context.names.clone(),
+            columns: fingerprint.columns.clone(),
+            slot: context.slot(),
+            failover: context.failover,
+            jobs,
+            copy: copy.clone(),
+            throttle: throttle.clone(),
+            unfit: follow::Unfit::End,
+            reporter: context.reporter.clone(),
+        })
+        .await?;
+        let board = Arc::new(Board::new(size, Arc::default()));
+        let leaves = context.store.leaves(context.id).await?;
+        leaves.iter().filter(|leaf| leaf.copy_over).for_each(|leaf| copy.end(leaf.oid));
+        let done = leaves.iter().flat_map(|leaf| &leaf.done).map(|(first, end)| u64::from(end - first)).sum();
+        let monitor = Monitor {
+            context: context.clone(),
+            board: board.clone(),
+            limits: run.options.throttle.clone(),
+            gate,
+            copy: copy.clone(),
+            follower: follower.view().clone(),
+            blocks: migration.blocks.unwrap_or(0),
+            before: (done, migration.rows_copied.unsigned_abs()),
+        };
+        let work = Work {
+            context,
+            options: run.options.clone(),
+            until: run.until,
+            migration,
+            follower,
+            copy,
+            throttle,
+            board,
+            fingerprint,
+            columns,
+            seconds: std::sync::Mutex::default(),
+            figures: std::sync::Mutex::default(),
+        };
+        Ok((work, monitor))
+    }
+
+    /// Puts what the phases saw into the report.
+    pub(super) fn tell(&self, r: &mut Report) {
+        let lock = |m: &std::sync::Mutex<Vec<(Phase, f64)>>| m.lock().map(|s| s.clone()).unwrap_or_default();
+        for (phase, seconds) in lock(&self.seconds) {
+            let field = match phase {
+                Phase::Copy => &mut r.seconds.copy,
+                Phase::Index => &mut r.seconds.index,
+                Phase::CatchUp => &mut r.seconds.catch_up,
+                Phase::Verify => &mut r.seconds.verify,
+                Phase::Ready => &mut r.seconds.ready,
+                Phase::Preflight | Phase::Prepare | Phase::CutOver | Phase::Keep | Phase::Done => continue,
+            };
+            // A run that made room for a row went through a phase twice.
+            *field = Some(field.unwrap_or(0.0) + seconds);
+        }
+        let view = self.follower.view();
+        r.rows_copied = Some(self.migration.rows_copied.unsigned_abs() + self.copy.rows.load(Ordering::Relaxed));
+        r.bytes_copied = Some(self.board.size.1);
+        r.chunks = Some(self.copy.chunks.load(Ordering::Relaxed));
+        r.keys_journaled = Some(view.journaled.load(Ordering::Relaxed) + self.copy.journaled.load(Ordering::Relaxed));
+        r.keys_flushed = Some(view.flushed.load(Ordering::Relaxed));
+        r.verify = self.board.figures();
+        let peaks = self.board.peaks();
+        r.peak_slot_wal_bytes = Some(peaks.slot_wal);
+        r.peak_lag = peaks.lag;
+        r.throttled_seconds.by_reason = self.board.throttled();
+        r.throttled_seconds.total = Some(r.throttled_seconds.by_reason.values().fold(0.0, |all, s| all + s));
+        if let Some(f) = self.figures.lock().ok().and_then(|f| f.clone()) {
+            r.keys_flushed = r.keys_flushed.map(|k| k + f.final_keys);
+            r.cutover = f.told();
+        }
+    }
+
+    /// The phases.
+    pub(super) async fn all(&self) -> Result<(), Failure> {
+        let copied = self.phase(Phase::Copy, self.copy()).await?;
+        let indexed = self.phase(Phase::Index, self.index(copied)).await?;
+        let in_step = self.phase(Phase::CatchUp, self.catch_up(indexed)).await?;
+        let compared = self.phase(Phase::Verify, self.verify(in_step)).await?;
+        if self.until == Until::Compared {
+            return Ok(());
+        }
+        let ready = self.phase(Phase::Ready, self.ready(compared)).await?;
+        self.phase(Phase::CutOver, self.cut_over(ready)).await
+    }
+
+    async fn phase<T>(&self, phase: Phase, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let begun = Instant::now();
+        self.board.enter(phase);
+        self.context.reporter.say(Event::PhaseBegan { phase });
+        let token = work.await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.context.reporter.say(Event::PhaseEnded { phase, seconds });
+        if let Ok(mut all) = self.seconds.lock() {
+            all.push((phase, seconds));
+        }
+        Ok(token)
+    }
+
+    async fn copy(&self) -> Result<Copied, Failure> {
+        if self.migration.phase != state::Phase::Copy {
+            return Ok(Copied(()));
+        }
+        while let copy::Ended::OtherFile(leaf) = copy::run(self.copy_job().await?).await? {
+            // What was committed before is in the stream before the barrier.
+            self.follower.receive().await?;
+            if !self.copy.is_over(leaf) {
+                return Err(drift::rewritten(&self.context.plan.source));
+            }
+        }
+        self.context.store.set_phase(self.context.id, state::Phase::Copy, state::Phase::Index).await?;
+        Ok(Copied(()))
+    }
+
+    /// What is left to be copied.
+    async fn copy_job(&self) -> Result<copy::Job, Failure> {
+        let missing = || Failure::failed("the control schema does not say what is to be copied");
+        let context = &self.context;
+        let states = context.store.leaves(context.id).await?;
+        let x0 = self.migration.x0.ok_or_else(missing)?;
+        let mut leaves = Vec::new();
+        for leaf in context.plan.leaves() {
+            let state = states.iter().find(|s| s.oid == leaf.shape.oid).ok_or_else(missing)?;
+            let columns = self.columns.get(&leaf.shape.oid).cloned().ok_or_else(missing)?;
+            let blocks = if self.copy.is_over(state.oid) { 0 } else { state.blocks };
+            leaves.push(copy::Leaf {
+                source: leaf.shape.clone(),
+                statements: copy::Statements::new(&context.plan, &leaf, &context.names, x0),
+                fingerprint: Fingerprint { filenode: state.filenode, columns },
+                ranges: Ranges::new(blocks, &state.done),
+            });
+        }
+        Ok(copy::Job {
+            connector: context.connector.clone(),
+            id: context.id,
+            plan: context.plan.clone(),
+            names: context.names.clone(),
+            leaves,
+            jobs: u32::from(context.jobs),
+            progress: self.copy.clone(),
+            throttle: self.throttle.clone(),
+        })
+    }
+
+    async fn index(&self, _: Copied) -> Result<Indexed, Failure> {
+        if matches!(self.migration.phase, state::Phase::Copy | state::Phase::Index) {
+            index::run(&self.context, &self.throttle).await?;
+        }
+        Ok(Indexed(()))
+    }
+
+    async fn catch_up(&self, _: Indexed) -> Result<InStep, Failure> {
+        self.follower.catch_up().await?;
+        self.follower.settle().await?;
+        Ok(InStep(()))
+    }
+
+    async fn verify(&self, _: InStep) -> Result<Compared, Failure> {
+        use state::Phase as P;
+        let again = self.until == Until::Compared;
+        if self.migration.phase == P::Ready && !again {
+            return Ok(Compared(()));
+        }
+        let id = self.context.id;
+        let from = if self.migration.phase == P::Ready { P::Ready } else { P::CatchUp };
+        if self.options.verify || again {
+            self.comparison().run(from).await?;
+        }
+        if from == P::CatchUp {
+            self.context.store.set_phase(id, P::CatchUp, P::Ready).await?;
+        }
+        Ok(Compared(()))
+    }
+
+    /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
+    async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
+        let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
+        let sql = format!("{verb} {}", self.context.names.shadow());
+        let mut retry = Retry::new();
+        while let Err(failure) = self.analyze(&sql).await {
+            retry.after_failure(failure).await?;
+        }
+        if self.context.plan.back.is_some() {
+            prepare::way_back(&self.context).await?;
+        }
+        self.wait_while_postponed().await?;
+        Ok(Ready(()))
+    }
+
+    fn comparison(&self) -> Comparison<'_> {
+        let Work { context, follower, throttle, board, .. } = self;
+        Comparison { context, forth: None, follower, throttle, board }
+    }
+
+    /// Extended statistics are there before the ANALYZE that fills them, and the planner's before materialized views are
+    /// filled.
+    async fn analyze(&self, sql: &str) -> Result<(), Failure> {
+        let conn = self.context.connector.open(Role::Indexer).await?;
+        let ties = self.context.ties_patiently(&conn).await?;
+        self.context.make_statistics(&conn, &ties).await?;
+        conn.batch("analyze shadow", sql).await?;
+        fill::run(&self.context, &conn, &ties).await?;
+        Ok(())
+    }
+
+    async fn wait_while_postponed(&self) -> Result<(), Failure> {
+        let cutover = &self.options.cutover;
+        let mut said = false;
+        loop {
+            if self.comparison().answer(state::Phase::Ready, Phase::Ready).await? {
+                said = false;
+            }
+            let file = cutover.postpone_file.as_ref().filter(|f| f.exists());
+            let flag = cutover.postpone && !self.released().await?;
+            let why = match (file, flag) {
+                (Some(file), _) => format!("the file {} to go", file.display()),
+                (None, true) => format!("pgrecast cutover {}", self.context.id),
+                (None, false) => return Ok(()),
+            };
+            if !said {
+                said = true;
+                self.context.reporter.say(Event::Waiting { on: why });
+            }
+            tokio::time::sleep(compare::EVERY).await;
+        }
+    }
+
+    async fn released(&self) -> Result<bool, Failure> {
+        let sql = format!("SELECT cutover_released FROM pgrecast.migration WHERE id = {}", self.context.id);
+        Ok(self.context.store.conn().scalar("look for release", &sql).await?.as_deref() == Some("t"))
+    }
+
+    async fn cut_over(&self, _: Ready) -> Result<(), Failure> {
+        let figures =
+            cutover::run(&self.context, &self.follower, &self.options.cutover, &self.fingerprint.columns).await?;
+        self.context.reporter.say(Event::CutOver {
+            lock_wait: figures.lock_wait.as_secs_f64(),
+            write_blocked: figures.write_blocked.as_secs_f64(),
+            final_keys: figures.final_keys,
+        });
+        if let Ok(mut kept) = self.figures.lock() {
+            *kept = Some(figures);
+        }
+        Ok(())
+    }
+}
+
+/// Rows by the catalog's estimate, and bytes of the main fork.
+async fn source_size(conn: &Conn, context: &Context) -> Result<(u64, u64), Failure> {
+    let sql = format!(
+        "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::int8::text, coalesce(sum(pg_relation_size(oid)), 0)::int8::text \
+         FROM pg_catalog.pg_class WHERE oid IN ({}) AND relkind = 'r'",
+        context.plan.oids()
+    );
+    let row = conn.simple("read source size", &sql).await?.into_iter().next().unwrap_or_default();
+    let number = |i: usize| row.get(i).cloned().flatten().and_then(|t| t.parse().ok()).unwrap_or(0);
+    Ok((number(0), number(1)))
+}
