@@ -124,15 +124,13 @@ async fn begin(
     let Some((ties, bonds)) = filled(context, flusher.conn()).await? else {
         return Ok(Err("materialized views that are refreshed all the time".to_owned()));
     };
-    let (mut acls, mut taken) = (Vec::new(), Vec::new());
-    for member in context.plan.members(&context.names) {
-        acls.push(Acl::read(flusher.conn(), &member).await?);
-        let schema = &member.target.name.schema;
-        if !taken.iter().any(|(of, _): &(String, Vec<String>)| of == schema) {
-            taken.push((schema.clone(), relation_names(flusher.conn(), schema).await?));
-        }
+    let members = context.plan.members(&context.names);
+    let mut acls = Vec::new();
+    for member in &members {
+        acls.push(Acl::read(flusher.conn(), member).await?);
     }
-    let taken: Vec<String> = taken.into_iter().flat_map(|(_, names)| names).collect();
+    let schemas = members.iter().map(|member| member.target.name.schema.as_str());
+    let taken = relation_names(flusher.conn(), schemas).await?;
     let carry = context.carry(&bonds);
     let swap = Swap {
         id: context.id,

@@ -57,6 +57,11 @@ impl QualifiedName {
         QualifiedName { schema: schema.into(), name: name.into() }
     }
 
+    /// A name in the session's own schema of temporary relations.
+    pub fn temporary(name: impl Into<String>) -> Self {
+        QualifiedName::new("pg_temp", name)
+    }
+
     /// The same schema, another name.
     pub fn sibling(&self, name: impl Into<String>) -> Self {
         QualifiedName { schema: self.schema.clone(), name: name.into() }

@@ -42,10 +42,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     let (key, identity) = key::choose(source, &modelled.target, &modelled.columns, &modelled.equalities, &reads)?;
     refuse_unpublished(source, &identity)?;
     partitions::refuse_target(&tree, &modelled, &key)?;
-    let mut taken = Vec::new();
-    for shape in tree.shapes() {
-        taken.extend(relation_names(conn, &shape.name.schema).await?);
-    }
+    let taken = relation_names(conn, tree.shapes().map(|shape| shape.name.schema.as_str())).await?;
     let mut names = FinalNames::new(&tree, taken);
     let mut target = names.apply(source, modelled.target);
     tree::without_parents(&mut target);
@@ -147,11 +144,14 @@ async fn refuse_empty_not_null(
     .hint("Give it a DEFAULT, or add it without NOT NULL."))
 }
 
-/// Every relation name of the schema: tables, indexes and sequences share it.
-pub async fn relation_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Failure> {
+/// Every relation name of these schemas: tables, indexes and sequences of one share it.
+pub async fn relation_names(conn: &Conn, schemas: impl Iterator<Item = &str>) -> Result<Vec<String>, Failure> {
+    let mut schemas: Vec<&str> = schemas.collect();
+    schemas.sort_unstable();
+    schemas.dedup();
     let sql = "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1";
-    Ok(conn.rows("read relation names", sql, &[&schema]).await?.iter().map(|r| r.get(0)).collect())
+               WHERE n.nspname = ANY ($1)";
+    Ok(conn.rows("read relation names", sql, &[&schemas]).await?.iter().map(|r| r.get(0)).collect())
 }
 
 /// The model's names, moved to the source's schema: an index the source has keeps its name, a new one gets the

@@ -128,7 +128,7 @@ impl Model<'_> {
 
     async fn create_tree(&self, root: &Shape, branches: &[Branch]) -> Result<(), Failure> {
         let nodes = nodes(root, branches);
-        let stand_in = QualifiedName::new("pg_temp", STAND_IN);
+        let stand_in = QualifiedName::temporary(STAND_IN);
         let mut sql = tree::create(&nodes, &stand_in, Purpose::Model, &[], self.version);
         for node in &nodes {
             sql.extend(ddl::unvalidated_checks(node.shape, &node.name.to_string()));
@@ -166,7 +166,7 @@ impl Model<'_> {
 
     /// Reads the shape of the copy of this name.
     async fn read(&self, name: &str) -> Result<Shape, Failure> {
-        let oid = self.oid(&QualifiedName::new("pg_temp", name).to_string()).await?;
+        let oid = self.oid(&QualifiedName::temporary(name).to_string()).await?;
         self.shape(oid).await
     }
 
@@ -539,8 +539,8 @@ impl Model<'_> {
 /// The copies of a table and its partitions, under the names of those.
 fn nodes<'a>(root: &'a Shape, branches: &'a [Branch]) -> Vec<Node<'a>> {
     let node = |shape: &'a Shape, hangs| {
-        let indexes = shape.indexes.iter().map(|i| QualifiedName::new("pg_temp", &i.name)).collect();
-        Node { shape, name: QualifiedName::new("pg_temp", &shape.name.name), hangs, indexes }
+        let indexes = shape.indexes.iter().map(|i| QualifiedName::temporary(&i.name)).collect();
+        Node { shape, name: QualifiedName::temporary(&shape.name.name), hangs, indexes }
     };
     let partitions = branches.iter().map(|b| node(&b.shape, Some((b.parent.map_or(0, |n| n + 1), b.bound.as_str()))));
     std::iter::once(node(root, None)).chain(partitions).collect()

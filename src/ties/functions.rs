@@ -159,7 +159,7 @@ pub(super) fn trial(
     source: &QualifiedName,
     model: &QualifiedName,
 ) -> Result<Vec<String>, Failure> {
-    let own = QualifiedName::new("pg_temp", &function.name.name);
+    let own = QualifiedName::temporary(&function.name.name);
     let create = format!("CREATE {} {own}{}", function.kind, renamed(&function.definition, source, model)?);
     Ok(vec![WITHOUT_CHECKS.to_owned(), create])
 }

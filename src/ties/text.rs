@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn relations_and_row_types_are_replaced_and_nothing_else() {
         let from = QualifiedName::new("public", "T x");
-        let to = QualifiedName::new("pg_temp", "T x");
+        let to = QualifiedName::temporary("T x");
         let text = r#"SELECT "T x".id, 'public."T x"' AS s, public."T x"(1), NULL::public."T x"[] FROM (public."T x" JOIN public.t ON true); INSERT INTO public."T x" (id) VALUES (1)"#;
         assert_eq!(
             renamed(text, &from, &to).ok().as_deref(),

@@ -24,7 +24,7 @@ pub(super) async fn trial(conn: &Conn, plan: &Plan, ties: &Ties, version: u32) -
 }
 
 fn temporary(name: &str) -> QualifiedName {
-    QualifiedName::new("pg_temp", name)
+    QualifiedName::temporary(name)
 }
 
 /// Something to try: what it is, and statements.

@@ -81,7 +81,7 @@ pub fn fits(kin: &Kin, table: &str) -> Option<String> {
 }
 
 fn temporary(name: &str) -> QualifiedName {
-    QualifiedName::new("pg_temp", name)
+    QualifiedName::temporary(name)
 }
 
 fn model_parent(n: usize) -> QualifiedName {

@@ -56,7 +56,7 @@ pub async fn partitioned(
 impl Model<'_> {
     async fn make_partitioned(&self, wanted: &Wanted<'_>) -> Result<(Modelled, Tree), Failure> {
         self.manner(&Manner::pinned()).await?;
-        let root = QualifiedName::new("pg_temp", &wanted.root.name.name);
+        let root = QualifiedName::temporary(&wanted.root.name.name);
         self.zone(wanted.zone).await?;
         let node = Node { shape: wanted.root, name: root.clone(), hangs: None, indexes: Vec::new() };
         let sql = tree::create(&[node], &root, Purpose::Model, &[], self.version);
@@ -110,7 +110,7 @@ fn index_sql(index: &Index, tail: &Tail, root: &QualifiedName) -> Vec<String> {
     }];
     // Only an ordinary table can be marked.
     let bare = Index { clustered: false, ..index.clone() };
-    steps.extend(ddl::index_settings(&bare, &root.to_string(), &QualifiedName::new("pg_temp", &index.name)));
+    steps.extend(ddl::index_settings(&bare, &root.to_string(), &QualifiedName::temporary(&index.name)));
     steps
 }
 

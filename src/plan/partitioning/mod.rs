@@ -91,9 +91,9 @@ pub async fn plan(
 
 /// Names in the table's schema and in ours.
 async fn taken(conn: &Conn, source: &Shape) -> Result<Taken, Failure> {
-    let mut names = Vec::new();
-    for schema in [source.name.schema.as_str(), SCHEMA] {
-        names.extend(relation_names(conn, schema).await?);
+    let schemas = [source.name.schema.as_str(), SCHEMA];
+    let mut names = relation_names(conn, schemas.into_iter()).await?;
+    for schema in schemas {
         names.extend(look::type_names(conn, schema).await?);
     }
     Ok(Taken(names))
