@@ -2,6 +2,7 @@
 
 mod inheritance;
 mod partitions;
+mod traffic;
 
 use super::only_migration;
 use super::twins::difference;
