@@ -93,7 +93,7 @@ impl Comparison<'_> {
         match compared {
             Some(Ok(verdict)) => drop(self.conclude(asked, from, verdict).await?),
             // A row of the new table that has no old form is in the way of a comparison, not of what is followed.
-            Some(Err(failure)) if self.forth.is_some() && failure.source.as_ref().is_some_and(|e| e.is_data()) => {
+            Some(Err(failure)) if self.forth.is_some() && failure.is_data() => {
                 let why = serde_json::json!({ IMPOSSIBLE: failure.primary });
                 store.conn().batch("keep verdict", &Store::answer_sql(*id, asked, &why)).await?;
                 reporter.say(Event::Warning { text: format!("the tables cannot be compared: {}", failure.primary) });

@@ -4,16 +4,20 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::copy;
 use crate::error::Failure;
+use crate::follow;
 use crate::pg::{Conn, Connector, Literal, Verdict};
-use crate::plan::types::{Names, Plan};
+use crate::plan::types::{Names, Plan, TargetColumn, Value};
 use crate::preflight::ServerFacts;
 use crate::published::Published;
 use crate::report::{Event, Reporter};
 use crate::state::Store;
+use crate::throttle::Throttle;
 use crate::ties::{Carry, Ties};
 
 /// One migration, planned and registered.
+#[derive(Clone)]
 pub struct Context {
     /// Its number.
     pub id: i32,
@@ -36,21 +40,6 @@ pub struct Context {
 }
 
 impl Context {
-    /// The same migration with a plan that has more.
-    pub fn with_plan(&self, plan: Plan) -> Context {
-        Context {
-            id: self.id,
-            connector: self.connector.clone(),
-            store: self.store.clone(),
-            plan: Arc::new(plan),
-            names: self.names.clone(),
-            facts: self.facts.clone(),
-            reporter: self.reporter.clone(),
-            jobs: self.jobs,
-            failover: self.failover,
-        }
-    }
-
     /// What comes before a request for a stronger lock on `tables` in its transaction; they are named as in LOCK TABLE. SHARE UPDATE EXCLUSIVE stops nobody's
     /// reads and writes, so it may be waited for longer than the server's `deadlock_timeout`, after which a running
     /// autovacuum yields to it (PostgreSQL manual, 25.1.6); to a shorter wait it never does. Afterwards a lock is waited
@@ -110,6 +99,39 @@ impl Context {
             return Ok(());
         }
         Ok(conn.batch("make statistics", &format!("BEGIN; {}; COMMIT", statements.join(";\n"))).await?)
+    }
+
+    /// What following its source takes. On the way back a row that does not fit is no end: the application uses a table
+    /// that it fits.
+    pub async fn following(
+        &self,
+        columns: &str,
+        copy: &Arc<copy::Progress>,
+        throttle: &Throttle,
+    ) -> Result<follow::Job, Failure> {
+        Ok(follow::Job {
+            connector: self.connector.clone(),
+            id: self.id,
+            lease: self.store.backend().await?,
+            plan: self.plan.clone(),
+            names: self.names.clone(),
+            columns: columns.to_owned(),
+            slot: self.slot(),
+            failover: self.failover,
+            jobs: self.flushers(),
+            copy: copy.clone(),
+            throttle: throttle.clone(),
+            unfit: if self.names.are_backwards() { follow::Unfit::SetAside } else { follow::Unfit::End },
+            reporter: self.reporter.clone(),
+        })
+    }
+
+    /// One where the key's text does not tell equal keys. One on the way back, too, where columns of the old table outlive
+    /// a flush: two rows that exchange a unique value must meet in one.
+    fn flushers(&self) -> usize {
+        let outlives = |c: &TargetColumn| self.names.are_backwards() && c.value == Value::OwnDefault;
+        let alone = !self.plan.key.is_canonical() || self.plan.columns.iter().any(outlives);
+        if alone { 1 } else { usize::from(self.jobs) }
     }
 
     /// What it follows.

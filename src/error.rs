@@ -105,6 +105,11 @@ impl Failure {
         self.source.as_ref().is_none_or(|e| e.is_judgement())
     }
 
+    /// Whether a row's value is to blame: see [`crate::pg::Error::is_data`].
+    pub fn is_data(&self) -> bool {
+        self.source.as_ref().is_some_and(|e| e.is_data())
+    }
+
     /// Adds the detail.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

@@ -15,11 +15,11 @@ use crate::cutover;
 use crate::drift::{self, Fingerprint};
 use crate::error::{Exit, Failure};
 use crate::finish;
-use crate::follow::{self, Follower};
+use crate::follow::Follower;
 use crate::monitor::{Board, Monitor};
 use crate::pg::{Literal, Role};
 use crate::plan::tree;
-use crate::plan::types::{Names, Plan, Value};
+use crate::plan::types::{Names, Plan};
 use crate::report::{Event, Phase};
 use crate::retry::past_locks;
 use crate::slot;
@@ -45,17 +45,8 @@ pub fn way_back(forth: &Context, migration: &Migration) -> Result<Arc<Context>, 
     let (Some(plan), Some(old)) = (&migration.plan.back, &migration.old_names) else {
         return Err(Failure::failed(format!("migration {} has no way back", migration.id)));
     };
-    Ok(Arc::new(Context {
-        id: forth.id,
-        connector: forth.connector.clone(),
-        store: forth.store.clone(),
-        plan: Arc::new(Plan::clone(plan)),
-        names: Names::backwards(forth.id, old.clone()),
-        facts: forth.facts.clone(),
-        reporter: forth.reporter.clone(),
-        jobs: forth.jobs,
-        failover: forth.failover,
-    }))
+    let names = Names::backwards(forth.id, old.clone());
+    Ok(Arc::new(Context { plan: Arc::new(Plan::clone(plan)), names, ..forth.clone() }))
 }
 
 /// A follower of the new table, in step, and what must live beside it.
@@ -64,6 +55,8 @@ pub struct Following {
     pub follower: Follower,
     /// The new table's columns, as every transaction must find them.
     pub fingerprint: Fingerprint,
+    /// The migration's own plan.
+    forth: Arc<Plan>,
     throttle: Throttle,
     board: Arc<Board>,
     monitor: tokio::task::JoinHandle<()>,
@@ -79,24 +72,10 @@ impl Following {
         slot::check(back).await?;
         past_locks(async || drift::check(back.store.conn(), &back.plan).await).await?;
         let fingerprint = drift::read(back.store.conn(), &back.plan.source).await?;
+        let forth = Arc::new(back.store.get_again(back.id).await?.plan);
         let (gate, throttle) = throttle(options.throttle.nice);
         let copy = Arc::new(copy::Progress::default());
-        let follower = Follower::start(follow::Job {
-            connector: back.connector.clone(),
-            id: back.id,
-            lease: back.store.backend().await?,
-            plan: back.plan.clone(),
-            names: back.names.clone(),
-            columns: fingerprint.columns.clone(),
-            slot: back.slot(),
-            failover: back.failover,
-            jobs: flushers(back),
-            copy: copy.clone(),
-            throttle: throttle.clone(),
-            unfit: follow::Unfit::SetAside,
-            reporter: back.reporter.clone(),
-        })
-        .await?;
+        let follower = Follower::start(back.following(&fingerprint.columns, &copy, &throttle).await?).await?;
         board.enter(Phase::Keep);
         let monitor = Monitor {
             context: back.clone(),
@@ -109,17 +88,16 @@ impl Following {
             before: (0, 0),
         };
         let monitor = tokio::spawn(monitor.run());
-        let following = Following { follower, fingerprint, throttle, board: board.clone(), monitor };
+        let following = Following { follower, fingerprint, forth, throttle, board: board.clone(), monitor };
         following.follower.catch_up().await?;
         following.follower.settle().await?;
         Ok(following)
     }
 
     /// A comparison of the new table with the old one.
-    async fn comparison<'a>(&'a self, back: &'a Context) -> Result<Comparison<'a>, Failure> {
-        let Following { follower, throttle, board, .. } = self;
-        let forth = Some(Arc::new(back.store.get_again(back.id).await?.plan));
-        Ok(Comparison { context: back, forth, follower, throttle, board })
+    fn comparison<'a>(&'a self, back: &'a Context) -> Comparison<'a> {
+        let Following { follower, forth, throttle, board, .. } = self;
+        Comparison { context: back, forth: Some(forth.clone()), follower, throttle, board }
     }
 
     /// Stops.
@@ -127,12 +105,6 @@ impl Following {
         self.monitor.abort();
         self.follower.stop().await
     }
-}
-
-/// Two rows that exchange a unique value must meet in one flush where columns of the old table outlive it.
-fn flushers(back: &Context) -> usize {
-    let alone = back.plan.columns.iter().any(|c| c.value == Value::OwnDefault);
-    if alone || !back.plan.key.is_canonical() { 1 } else { usize::from(back.jobs) }
 }
 
 /// Keeps in step until the window ends, or `finish` or `rollback` takes over; compares when somebody asks for it.
@@ -169,9 +141,9 @@ pub async fn compare(back: &Arc<Context>, options: &MigrateOptions, board: &Arc<
     let following = begin_following(back, options, board).await?;
     board.enter(Phase::Verify);
     back.reporter.say(Event::PhaseBegan { phase: Phase::Verify });
-    let compared = async { following.comparison(back).await?.run(state::Phase::Keep).await };
+    let comparison = following.comparison(back);
     let ended = tokio::select! {
-        compared = compared => compared.map(|_| ()),
+        compared = comparison.run(state::Phase::Keep) => compared.map(|_| ()),
         ended = wait_for_end(back, None) => ended.and_then(|ending| Err(gave_way(back.id, ending))),
         failure = following.follower.failed() => Err(failure),
     };
@@ -193,12 +165,9 @@ async fn begin_following(
 
 /// Compares whenever somebody asks for it; ends with the first failure.
 async fn answer(back: &Context, following: &Following) -> Failure {
+    let comparison = following.comparison(back);
     loop {
-        let answered = async {
-            let comparison = following.comparison(back).await?;
-            comparison.answer(state::Phase::Keep, Phase::Keep).await
-        };
-        if let Err(failure) = answered.await {
+        if let Err(failure) = comparison.answer(state::Phase::Keep, Phase::Keep).await {
             return failure;
         }
         tokio::time::sleep(EVERY).await;

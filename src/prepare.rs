@@ -157,8 +157,10 @@ pub async fn way_back(context: &Context) -> Result<(), Failure> {
     // Nothing of the new table was to be read from it yet.
     finish::drop_slot(&conn, &slot).await?;
     create_slot(context, &conn, slot.clone()).await?;
-    let noted = slot::begin_sql(context, &slot);
-    Ok(conn.batch("note slot", &noted).await?)
+    match context.failover {
+        true => Ok(conn.batch("note slot", &slot::begin_sql(context, &slot)).await?),
+        false => Ok(()),
+    }
 }
 
 /// The statements that give the source, or its partitions, the replica identity the key needs, if any.

@@ -129,10 +129,13 @@ impl Published<'_> {
     }
 }
 
+/// What is left to do where the way back cannot be followed any more.
+pub const NO_WAY_BACK: &str = "A rollback would lose writes: run pgrecast finish to drop the old table.";
+
 /// What is left to do where changes cannot be followed any more.
 pub fn way_out(names: &Names) -> &'static str {
     match names.are_backwards() {
         false => "Run pgrecast abort, then start the migration again.",
-        true => "A rollback would lose writes: run pgrecast finish to drop the old table.",
+        true => NO_WAY_BACK,
     }
 }

@@ -98,7 +98,7 @@ impl Run {
             return Ok(migration);
         }
         let Some(plan) = extend::run(&self.context, &migration, &place).await? else { return Err(failure) };
-        self.context = Arc::new(self.context.with_plan(plan));
+        self.context = Arc::new(Context { plan: Arc::new(plan), ..Context::clone(&self.context) });
         self.again().await
     }
 

@@ -3,7 +3,7 @@
 use super::name::TableName;
 use super::options::MigrateOptions;
 use super::reverse::Reverse;
-use super::session::{Connection, Output};
+use super::session::{Begun, Connection, Output};
 use super::setting::Setting;
 use super::typed::AlterArgs;
 use crate::error::Failure;
@@ -29,11 +29,8 @@ pub struct Alter {
 
 impl Alter {
     pub(super) fn check(typed: AlterArgs) -> Result<Self, Failure> {
-        typed.later.check()?;
-        let mut options = typed.changes.apply(MigrateOptions::default())?;
-        options.primary_key = typed.primary_key.map(|columns| columns.0);
+        let Begun { dry_run, mut options, connection, output } = typed.beginning.check(typed.primary_key)?;
         options.settings = each_once(typed.settings)?;
-        options.failover_slot = typed.failover_slot;
         let reverse = typed.reverse;
         let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
         if let Some((_, one)) = twice {
@@ -43,15 +40,7 @@ impl Alter {
             return Err(Failure::usage("--reverse is for --rollback-window")
                 .hint("Give --rollback-window, or leave --reverse out."));
         }
-        Ok(Alter {
-            table: typed.table,
-            clauses: typed.clauses,
-            reverse,
-            dry_run: typed.dry_run,
-            options,
-            output: Output::new(&typed.session.format, typed.report),
-            connection: typed.session.into(),
-        })
+        Ok(Alter { table: typed.table, clauses: typed.clauses, reverse, dry_run, options, connection, output })
     }
 }
 

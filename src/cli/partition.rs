@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::name::{Columns, TableName};
 use super::options::MigrateOptions;
-use super::session::{Connection, Output};
+use super::session::{Begun, Connection, Output};
 use super::typed::PartitionArgs;
 use crate::error::Failure;
 
@@ -73,10 +73,7 @@ pub enum PartitionBy {
 
 impl Partition {
     pub(super) fn check(typed: PartitionArgs) -> Result<Self, Failure> {
-        typed.later.check()?;
-        let mut options = typed.changes.apply(MigrateOptions::default())?;
-        options.primary_key = typed.primary_key.map(|columns| columns.0);
-        options.failover_slot = typed.failover_slot;
+        let Begun { dry_run, options, connection, output } = typed.beginning.check(typed.primary_key)?;
         if options.rollback_window.is_some() {
             return Err(Failure::refused("there is no way back for --rollback-window: the table becomes partitioned")
                 .hint(
@@ -99,10 +96,10 @@ impl Partition {
             by,
             default_partition: typed.default_partition,
             drop_constraints: typed.drop_constraints.into_iter().flat_map(|names| names.0).collect(),
-            dry_run: typed.dry_run,
+            dry_run,
             options,
-            output: Output::new(&typed.session.format, typed.report),
-            connection: typed.session.into(),
+            connection,
+            output,
         })
     }
 }

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::typed::{FormatArgs, ReportArgs, Session};
+use super::name::Columns;
+use super::options::MigrateOptions;
+use super::typed::{Beginning, FormatArgs, ReportArgs, Session};
+use crate::error::Failure;
 use crate::report::Format;
 
 /// Which database; found as libpq finds it where nothing was given.
@@ -32,6 +35,25 @@ pub struct Output {
 impl Output {
     pub(super) fn new(format: &FormatArgs, report: ReportArgs) -> Self {
         Output { format: format.format, report: report.report }
+    }
+}
+
+/// What every command that begins a migration was given.
+pub(super) struct Begun {
+    pub(super) dry_run: bool,
+    pub(super) options: MigrateOptions,
+    pub(super) connection: Connection,
+    pub(super) output: Output,
+}
+
+impl Beginning {
+    pub(super) fn check(self, primary_key: Option<Columns>) -> Result<Begun, Failure> {
+        self.later.check()?;
+        let mut options = self.changes.apply(MigrateOptions::default())?;
+        options.primary_key = primary_key.map(|columns| columns.0);
+        options.failover_slot = self.failover_slot;
+        let output = Output::new(&self.session.format, self.report);
+        Ok(Begun { dry_run: self.dry_run, options, connection: self.session.into(), output })
     }
 }
 

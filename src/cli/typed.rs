@@ -81,9 +81,6 @@ pub(super) struct AlterArgs {
     /// What follows ALTER TABLE NAME, comma separated; '' rewrites the table without its bloat
     #[arg(value_name = "CLAUSES")]
     pub(super) clauses: String,
-    /// Print the plan and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
     /// The new table's primary key [default: the old one's]
     #[arg(long, value_name = "COL,…")]
     pub(super) primary_key: Option<Columns>,
@@ -93,6 +90,16 @@ pub(super) struct AlterArgs {
     /// How an old column comes back from a new row, for --rollback-window; may be repeated
     #[arg(long = "reverse", value_name = "COL = EXPRESSION")]
     pub(super) reverse: Vec<Reverse>,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
+}
+
+// No doc comment: it would be the command's own.
+#[derive(Debug, Args)]
+pub(super) struct Beginning {
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
     #[arg(long)]
     pub(super) failover_slot: bool,
@@ -147,20 +154,8 @@ pub(super) struct PartitionArgs {
     /// A constraint, unique index or incoming foreign key to be left off; may be repeated
     #[arg(long = "drop-constraint", value_name = "NAME")]
     pub(super) drop_constraints: Vec<Columns>,
-    /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
-    #[arg(long)]
-    pub(super) failover_slot: bool,
-    /// Print the plan and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
     #[command(flatten)]
-    pub(super) session: Session,
-    #[command(flatten)]
-    pub(super) report: ReportArgs,
-    #[command(flatten)]
-    pub(super) changes: Changes,
-    #[command(flatten)]
-    pub(super) later: LaterOptions,
+    pub(super) beginning: Beginning,
 }
 
 #[derive(Debug, Args)]

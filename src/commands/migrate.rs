@@ -1,13 +1,14 @@
 //! `pgrecast alter`, `pgrecast partition`, and what goes on with them.
 
 use super::opened::{Opened, is_unfinished, open};
-use super::{close, reporter, steps};
+use super::{close, report_of, reporter, steps};
 use crate::cli::{Alter, Connection, MigrateOptions, Output, Partition, Resume, TableName};
 use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, reverse::reverse, tree};
 use crate::preflight;
+use crate::published::NO_WAY_BACK;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::spec::{Clauses, Partitioning, Spec};
@@ -239,14 +240,7 @@ pub(super) async fn go(
     reporter: &Reporter,
     output: &Output,
 ) -> Result<(), Failure> {
-    let report = Report {
-        id: Some(i64::from(migration.id)),
-        command: how.command.to_owned(),
-        source: Some(migration.source.clone()),
-        targets: vec![migration.plan.target.name.plain()],
-        server_version: Some(opened.facts.version_text.clone()),
-        ..Report::default()
-    };
+    let report = report_of(&migration, how.command, &opened.facts);
     let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
         Ok(context) => context,
         Err(failure) => return close(reporter, report, Err(failure), None, output.report.as_deref()),
@@ -285,7 +279,7 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
     }
     let remains = match phase {
         None => "Nothing was left behind.".to_owned(),
-        Some(Phase::Keep) if failure.hint.as_ref().is_some_and(|h| h.contains("pgrecast finish")) => return failure,
+        Some(Phase::Keep) if failure.hint.as_ref().is_some_and(|h| h.contains(NO_WAY_BACK)) => return failure,
         Some(Phase::Keep) => format!(
             "The tables are swapped, and the slot of the way back holds WAL: pgrecast resume {id} keeps the old table in step again, pgrecast finish {id} drops it."
         ),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use crate::cli::Command;
 use crate::error::Failure;
+use crate::preflight::ServerFacts;
 use crate::report::{Event, Format, Report, Reporter, Summary, peak_rss_bytes};
+use crate::state::Migration;
 
 /// How long the last words may take to reach a slow terminal.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
@@ -54,6 +56,18 @@ fn close(
     reporter.say(Event::Finished { summary: Box::new(Summary { report, old_table }) });
     reporter.finish(LAST_WORDS);
     outcome.and(written)
+}
+
+/// What a report of this command begins with.
+fn report_of(migration: &Migration, command: &str, facts: &ServerFacts) -> Report {
+    Report {
+        id: Some(i64::from(migration.id)),
+        command: command.to_owned(),
+        source: Some(migration.source.clone()),
+        targets: vec![migration.plan.target.name.plain()],
+        server_version: Some(facts.version_text.clone()),
+        ..Report::default()
+    }
 }
 
 /// The reporter of a command.

@@ -1,7 +1,7 @@
 //! `pgrecast rollback`.
 
 use super::opened::open;
-use super::{close, reporter};
+use super::{close, report_of, reporter};
 use crate::cli::{MigrateOptions, Rollback};
 use crate::compare;
 use crate::error::Failure;
@@ -38,14 +38,8 @@ pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
     }
     let reporter = reporter(typed.output.format)?;
     let options = migration.options.clone();
-    let mut report = Report {
-        id: Some(i64::from(id)),
-        command: "rollback".to_owned(),
-        source: Some(migration.source.clone()),
-        targets: vec![migration.plan.source.name.plain()],
-        server_version: Some(opened.facts.version_text.clone()),
-        ..Report::default()
-    };
+    let targets = vec![migration.plan.source.name.plain()];
+    let mut report = Report { targets, ..report_of(&migration, "rollback", &opened.facts) };
     let begun = std::time::Instant::now();
     let outcome = async {
         let forth = opened.take_over(&migration, Ending::Rollback, options.jobs, reporter.clone()).await?;

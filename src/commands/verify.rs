@@ -2,11 +2,11 @@
 
 use super::migrate::{How, go};
 use super::opened::{Opened, open};
-use super::{close, reporter};
+use super::{close, report_of, reporter};
 use crate::cli::{MigrateOptions, Verify};
 use crate::compare::{EVERY, allows, differ, figures, kept_verdict, tell};
 use crate::error::{Exit, Failure};
-use crate::report::{Event, Report, Reporter};
+use crate::report::{Event, Reporter};
 use crate::run::{Until, stop_request};
 use crate::state::{Migration, Phase, Store};
 use crate::verify::Verdict;
@@ -54,14 +54,7 @@ fn too_early_or_late(m: &Migration) -> Option<Failure> {
 /// Asks the runner, and waits for its verdict.
 async fn ask(opened: &Opened, migration: &Migration, typed: &Verify, reporter: &Reporter) -> Result<(), Failure> {
     let id = migration.id;
-    let mut report = Report {
-        id: Some(i64::from(id)),
-        command: "verify".to_owned(),
-        source: Some(migration.source.clone()),
-        targets: vec![migration.plan.target.name.plain()],
-        server_version: Some(opened.facts.version_text.clone()),
-        ..Report::default()
-    };
+    let mut report = report_of(migration, "verify", &opened.facts);
     let begun = std::time::Instant::now();
     let outcome = async {
         let asked = opened.store.ask_to_compare(id).await?;

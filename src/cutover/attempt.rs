@@ -310,8 +310,7 @@ async fn locked(
     let compared = format!("SELECT ({}), {unchanged}", drift::ties_sql(&context.plan));
     let now = conn.simple("compare ties", &compared).await?.into_iter().next().unwrap_or_default();
     if now.get(1).and_then(|v| v.as_deref()) != Some("t") {
-        let failure = context.published().check(conn, context.store.conn()).await.err();
-        return Err(failure.map_or_else(|| Stop::Rolled("a change of the publication".to_owned()), Stop::Failed));
+        return Err(Stop::Failed(context.published().changed(context.store.conn()).await));
     }
     if now.into_iter().next().flatten() != *ties {
         // The next attempt names it, or carries it.

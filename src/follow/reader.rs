@@ -109,11 +109,9 @@ fn is_slot_gone(error: &Error) -> bool {
 }
 
 fn slot_gone(source: &Source, error: &Error) -> Failure {
+    let why = error.detail.as_ref().map(|why| format!("{why} ")).unwrap_or_default();
     Failure::failed(format!("replication slot {} cannot be read any more: {}", source.slot, error.message))
-        .detail(match &error.detail {
-            Some(why) => format!("{why} Changes may have been missed, so this migration cannot go on."),
-            None => "Changes may have been missed, so this migration cannot go on.".to_owned(),
-        })
+        .detail(format!("{why}Changes may have been missed, so this migration cannot go on."))
         .hint(format!(
             "{} The slot is gone where somebody dropped it, or where max_slot_wal_keep_size was too small.",
             published::way_out(&source.names)
@@ -144,7 +142,6 @@ async fn pump(
     let leaves = source.plan.leaves().into_iter().map(|leaf| leaf.shape.oid).collect::<Vec<_>>();
     let reader = KeyReader::new(leaves, source.plan.key_names());
     let mut intake = Intake {
-        names: source.names.clone(),
         assembler: Assembler::new(reader, PART_KEYS),
         held: Vec::new(),
         counted: 0,
@@ -163,10 +160,10 @@ async fn pump(
             _ = status.tick() => report(&mut stream, &intake, &mut safe).await?,
             Ok(()) = safe.changed() => report(&mut stream, &intake, &mut safe).await?,
             frame = stream.next(), if intake.has_room() => {
-                let mut reply = intake.take(frame?)?;
+                let mut reply = intake.take(frame?).map_err(|why| unreadable(source, &why))?;
                 while intake.has_room() {
                     let Some(frame) = stream.try_next_buffered()? else { break };
-                    reply |= intake.take(frame)?;
+                    reply |= intake.take(frame).map_err(|why| unreadable(source, &why))?;
                 }
                 positions.received.store(intake.received.0, Ordering::Relaxed);
                 retry.reset();
@@ -185,7 +182,6 @@ async fn report(stream: &mut Stream, intake: &Intake, safe: &mut watch::Receiver
 
 /// Frames become events.
 struct Intake {
-    names: Names,
     assembler: Assembler,
     held: Vec<Event>,
     /// How many of the events held have been counted, and the keys in them; an event without any counts as one.
@@ -211,13 +207,12 @@ impl Intake {
         std::mem::take(&mut self.held)
     }
 
-    /// Takes a frame; says whether the server wants an answer.
-    fn take(&mut self, frame: Frame) -> Result<bool, Broken> {
+    /// Takes a frame; says whether the server wants an answer, or why the frame cannot be read.
+    fn take(&mut self, frame: Frame) -> Result<bool, String> {
         match frame {
             Frame::XLogData { end, data, .. } => {
-                let broken = |why: String| Broken::Stream(unreadable(&self.names, &why));
-                let message = decode(data).map_err(|e| broken(e.to_string()))?;
-                self.assembler.feed(&message, &mut self.held).map_err(|e| broken(e.to_string()))?;
+                let message = decode(data).map_err(|e| e.to_string())?;
+                self.assembler.feed(&message, &mut self.held).map_err(|e| e.to_string())?;
                 self.received = self.received.max(end);
                 Ok(false)
             }
@@ -233,8 +228,9 @@ impl Intake {
     }
 }
 
-fn unreadable(names: &Names, why: &str) -> Failure {
-    Failure::failed(format!("the change stream cannot be followed: {why}"))
+fn unreadable(source: &Source, why: &str) -> Broken {
+    let failure = Failure::failed(format!("the change stream cannot be followed: {why}"))
         .detail("The table's key, its replica identity or the publication may have been changed.")
-        .hint(published::way_out(names))
+        .hint(published::way_out(&source.names));
+    Broken::Stream(failure)
 }

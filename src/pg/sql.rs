@@ -98,11 +98,16 @@ pub fn ident_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 /// `base` followed by `suffix`, cut so that the whole fits [`MAX_IDENTIFIER_BYTES`] at a character boundary.
 pub fn name_with_suffix(base: &str, suffix: &str) -> String {
-    let mut room = MAX_IDENTIFIER_BYTES.saturating_sub(suffix.len()).min(base.len());
-    while !base.is_char_boundary(room) {
-        room -= 1;
+    format!("{}{suffix}", cut(base, MAX_IDENTIFIER_BYTES.saturating_sub(suffix.len())))
+}
+
+/// As much of a text as these bytes hold, at a character boundary.
+pub fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
-    format!("{}{}", &base[..room], suffix)
+    &text[..end]
 }
 
 #[cfg(test)]

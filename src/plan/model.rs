@@ -250,16 +250,11 @@ impl Model<'_> {
                 return e.into();
             }
             let exit = if e.is(&SqlState::SYNTAX_ERROR) { Exit::Usage } else { Exit::Refused };
-            Failure {
-                exit,
-                primary: format!("PostgreSQL refuses the clauses: {}", e.message),
-                detail: Some(e.detail.clone().unwrap_or_else(|| {
-                    format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))
-                })),
-                hint: e.hint.clone(),
-                unplaced: None,
-                source: Some(Box::new(e)),
-            }
+            let detail = e.detail.clone().unwrap_or_else(|| {
+                format!("The statement is ALTER TABLE {} {}", self.source.name.plain(), text.join(", "))
+            });
+            let primary = format!("PostgreSQL refuses the clauses: {}", e.message);
+            Failure { exit, primary, detail: Some(detail), ..e.into() }
         })
     }
 

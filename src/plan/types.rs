@@ -55,7 +55,7 @@ pub struct Partition {
 }
 
 /// How the tables of the target stand to those of the source.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     /// Each takes the place of one of the source's, in the same order, and gets the rows of that one.
     #[default]
@@ -491,11 +491,10 @@ impl Plan {
 
     /// The table of the target that the rows of a leaf are copied to, as it is called until the swap.
     pub fn destination(&self, leaf: &Leaf<'_>, names: &Names) -> QualifiedName {
-        let place = match self.layout {
-            Layout::Kept => leaf.place,
-            Layout::Made => 0,
-        };
-        self.members(names).get(place).map_or_else(|| names.shadow(), Member::shadow)
+        match (self.layout, leaf.place.checked_sub(1)) {
+            (Layout::Kept, Some(partition)) => names.of_partition(partition).shadow(),
+            (Layout::Kept, None) | (Layout::Made, _) => names.shadow(),
+        }
     }
 
     /// The tables of the source, parents before children.

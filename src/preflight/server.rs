@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::error::Failure;
 use crate::pg::Conn;
+use crate::pg::connector::STARTED;
 use crate::pg::sql::plain_ident;
 use crate::plan::types::SCHEMA;
 use crate::standby;
@@ -59,14 +60,15 @@ SELECT json_build_object(
     'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
     'schema_usable', (SELECT has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE')
         FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgrecast'),
-    'started', extract(epoch FROM pg_postmaster_start_time())::text,
+    'started', ($started),
     'deadlock_timeout_ms', (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'))
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
 impl ServerFacts {
     /// Reads them.
     pub async fn read(conn: &Conn) -> Result<ServerFacts, Failure> {
-        crate::plan::read::json(conn, "read server facts", FACTS).await
+        let sql = FACTS.replace("$started", STARTED);
+        crate::plan::read::json(conn, "read server facts", &sql).await
     }
 }
 

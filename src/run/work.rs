@@ -17,7 +17,7 @@ use crate::copy::{self, ranges::Ranges};
 use crate::cutover;
 use crate::drift::{self, Fingerprint};
 use crate::error::Failure;
-use crate::follow::{self, Follower};
+use crate::follow::Follower;
 use crate::monitor::{Board, Monitor};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
@@ -68,23 +68,7 @@ impl Work {
         let size = source_size(context.store.conn(), &context).await?;
         let (gate, throttle) = throttle(run.options.throttle.nice);
         let copy = Arc::new(copy::Progress::default());
-        let jobs = if context.plan.key.is_canonical() { usize::from(context.jobs) } else { 1 };
-        let follower = Follower::start(follow::Job {
-            connector: context.connector.clone(),
-            id: context.id,
-            lease: context.store.backend().await?,
-            plan: context.plan.clone(),
-            names: context.names.clone(),
-            columns: fingerprint.columns.clone(),
-            slot: context.slot(),
-            failover: context.failover,
-            jobs,
-            copy: copy.clone(),
-            throttle: throttle.clone(),
-            unfit: follow::Unfit::End,
-            reporter: context.reporter.clone(),
-        })
-        .await?;
+        let follower = Follower::start(context.following(&fingerprint.columns, &copy, &throttle).await?).await?;
         let board = Arc::new(Board::new(size, Arc::default()));
         let leaves = context.store.leaves(context.id).await?;
         leaves.iter().filter(|leaf| leaf.copy_over).for_each(|leaf| copy.end(leaf.oid));

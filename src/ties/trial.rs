@@ -18,13 +18,10 @@ use crate::preflight::Finding;
 pub(super) async fn trial(conn: &Conn, plan: &Plan, ties: &Ties, version: u32) -> Result<Vec<Finding>, Failure> {
     conn.batch("begin trial", "BEGIN; SET LOCAL search_path = ''").await?;
     let carry = Carry { plan, ties, role: "" };
-    let tried = Trial { conn, plan, ties, carry, model: temporary(&plan.target.name.name) }.all(version).await;
+    let tried =
+        Trial { conn, plan, ties, carry, model: QualifiedName::temporary(&plan.target.name.name) }.all(version).await;
     conn.batch("discard trial", "ROLLBACK").await?;
     tried
-}
-
-fn temporary(name: &str) -> QualifiedName {
-    QualifiedName::temporary(name)
 }
 
 /// Something to try: what it is, and statements.
@@ -103,14 +100,14 @@ impl Trial<'_> {
             let statements = match (key.is_to_itself(), key.table.oid == self.plan.source.oid) {
                 (true, _) => vec![add(&self.model, &carry.definition(key, &self.model))],
                 (false, true) => {
-                    let parent = temporary("pgrecast_parent");
+                    let parent = QualifiedName::temporary("pgrecast_parent");
                     let mut steps = vec![empty_copy(&parent, &key.refers_to.name, &key.key)];
                     steps.push(format!("ALTER TABLE {parent} ADD UNIQUE ({})", columns(&key.key)));
                     steps.push(add(&self.model, &carry.definition(key, &parent)));
                     steps
                 }
                 (false, false) => {
-                    let child = temporary("pgrecast_child");
+                    let child = QualifiedName::temporary("pgrecast_child");
                     let definition = carry.definition(key, &self.model);
                     vec![empty_copy(&child, &key.table.name, &key.columns), add(&child, &definition)]
                 }
@@ -151,8 +148,8 @@ impl Trial<'_> {
             // Under its own name, by which texts without an alias call its columns.
             let taken = stand_ins.iter().any(|(_, to)| to.name == view.name.name);
             let own = match taken {
-                true => temporary(&format!("pgrecast_view_{}", view.oid)),
-                false => temporary(&view.name.name),
+                true => QualifiedName::temporary(format!("pgrecast_view_{}", view.oid)),
+                false => QualifiedName::temporary(&view.name.name),
             };
             let mut text = view.definition.trim_end_matches(';').to_owned();
             for (from, to) in &stand_ins {

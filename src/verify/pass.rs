@@ -45,7 +45,7 @@ pub trait Pass: Sync {
     fn merge(&self, part: Part, items: Vec<Self::Item>);
 
     /// Ranges of a table, sorted, that an earlier run has read.
-    fn done(&self, _side: Side, _leaf: usize) -> Vec<BlockRange> {
+    fn done(&self, _side: Side, _table: usize) -> Vec<BlockRange> {
         Vec::new()
     }
 

@@ -197,7 +197,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
             }
             match self.unequal_of(way, &part).await {
                 Ok(unequal) => found.extend(unequal),
-                Err(failure) if self.site.job.forth.is_some() && is_data(&failure) => {
+                Err(failure) if self.site.job.forth.is_some() && failure.is_data() => {
                     if part.len() > 1 {
                         let rest = part.split_off(part.len() / 2);
                         parts.extend([rest, part]);
@@ -239,7 +239,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
         let rows = match self.query("invert keys", "", &self.site.statements.invert, targets).await {
             Ok(rows) => rows,
             // One of them is no value of the source's type.
-            Err(failure) if is_data(&failure) => Vec::new(),
+            Err(failure) if failure.is_data() => Vec::new(),
             Err(failure) => return Err(failure),
         };
         let mut known = vec![false; targets.len()];
@@ -333,10 +333,6 @@ impl<'a, S: InStep> Recheck<'a, S> {
             }
         }
     }
-}
-
-fn is_data(failure: &Failure) -> bool {
-    failure.source.as_ref().is_some_and(|e| e.is_data())
 }
 
 /// Keys that differ both ways, each as the way says it that finds fewer columns. Pure.

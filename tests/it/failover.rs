@@ -148,12 +148,6 @@ fn id(db: &Db) -> String {
     db.query_one_text("SELECT id FROM pgrecast.migration")
 }
 
-fn keeping(running: &Running) {
-    running.wait_for_event("the old table that follows", SOON, |e| {
-        e["event"] == "notice" && e["text"].as_str().is_some_and(|t| t.contains("pgrecast rollback"))
-    });
-}
-
 /// A file that stops copy and flush while it is there.
 fn throttle() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().expect("a directory");
@@ -315,7 +309,7 @@ fn while_the_old_table_follows() {
     let Some(pair) = Pair::start(&[]) else { return };
     let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(903));
     let running = widen(&pair.db, &["--failover-slot", "--rollback-window", "10m"]);
-    keeping(&running);
+    running.wait_for_window();
     pair.wait_for_slot("_back");
     load.wait_for_more(100, SOON);
     let promoted = pair.fail_over(running);
@@ -324,7 +318,7 @@ fn while_the_old_table_follows() {
     assert_eq!(phase_of(db), "keep in step");
     let running = promoted.under_traffic(|more| {
         let running = command(db, &["resume"]);
-        keeping(&running);
+        running.wait_for_window();
         more();
         running
     });
@@ -357,7 +351,7 @@ fn a_slot_that_is_ahead_of_the_tables_ends_the_run() {
     let Some(pair) = Pair::start(&[]) else { return };
     let db = &pair.db;
     let running = widen(db, &["--failover-slot", "--rollback-window", "10m"]);
-    keeping(&running);
+    running.wait_for_window();
     // What it was begun with belongs to it.
     command(db, &["alter", "t", crate::harness::migration::WIDEN, "--rollback-window", "10m"]).wait().ended(3);
     running.kill();

@@ -14,12 +14,6 @@ fn id(db: &Db) -> String {
 }
 
 /// Waits until the old table follows.
-fn keeping(running: &Running) {
-    running.wait_for_event("the old table that follows", SOON, |e| {
-        e["event"] == "notice" && e["text"].as_str().is_some_and(|t| t.contains("pgrecast rollback"))
-    });
-}
-
 fn rollback(db: &Db) -> Output {
     command(db, &["rollback", &id(db)]).wait()
 }
@@ -59,7 +53,7 @@ impl Stage {
 fn under_traffic_no_write_of_either_side_is_lost() {
     let stage = Stage::new(201);
     let running = stage.start();
-    keeping(&running);
+    running.wait_for_window();
     stage.load.wait_for_more(1_000, SOON);
     let ended = rollback(&stage.db);
     let report = ended.done();
@@ -76,19 +70,19 @@ fn under_traffic_no_write_of_either_side_is_lost() {
 fn killed_in_the_window_it_is_resumed_and_rolled_back() {
     let stage = Stage::new(202);
     let running = stage.start();
-    keeping(&running);
+    running.wait_for_window();
     stage.load.wait_for_more(200, SOON);
     running.kill();
     stage.load.wait_for_more(200, SOON);
     let mut again = command(&stage.db, &["resume"]);
-    keeping(&again);
+    again.wait_for_window();
     stage.load.wait_for_more(200, SOON);
     again.signal(Signal::SIGINT);
     again.wait().ended(130);
     stage.load.wait_for_more(200, SOON);
     // Nobody has it now: the rollback catches up by itself. The same command as at first would go on, too.
     let same = stage.start();
-    keeping(&same);
+    same.wait_for_window();
     same.kill();
     rollback(&stage.db).done();
     stage.assert_as_before();
@@ -98,7 +92,7 @@ fn killed_in_the_window_it_is_resumed_and_rolled_back() {
 fn killed_in_a_rollback_the_next_one_ends_it() {
     let stage = Stage::new(203);
     let running = stage.start();
-    keeping(&running);
+    running.wait_for_window();
     // An idle reader of the new table keeps the rollback from its lock.
     let reader = stage.db.connect();
     reader.sql("BEGIN; SELECT count(*) FROM t");
@@ -131,7 +125,7 @@ fn the_window_ends_and_nothing_of_the_way_back_is_left() {
 fn finish_ends_the_window() {
     let stage = Stage::new(205);
     let running = stage.start();
-    keeping(&running);
+    running.wait_for_window();
     finish(&stage.db);
     running.wait().done();
     stage.load.wait_for_more(100, SOON);
@@ -198,7 +192,7 @@ fn what_hangs_on_the_table_comes_back_with_it_and_fires_once() {
         ]
         .concat(),
     );
-    keeping(&running);
+    running.wait_for_window();
     db.sql(
         "INSERT INTO t (title, a, p) VALUES ('in the window', 500, 3);
          UPDATE t SET title = 'changed' WHERE id = 5;
@@ -242,7 +236,7 @@ fn values_of_a_dropped_column_outlive_an_exchange_of_unique_values() {
     let db = Db::new();
     db.sql(TIED);
     let running = command(&db, &[&["alter", "t", CHANGE], WINDOW].concat());
-    keeping(&running);
+    running.wait_for_window();
     db.sql(
         "BEGIN; UPDATE t SET a = -1 WHERE id = 1; UPDATE t SET a = 1 WHERE id = 2; UPDATE t SET a = 2 WHERE id = 1; COMMIT;
          BEGIN; DELETE FROM child; UPDATE t SET id = 1001 WHERE id = 99; COMMIT",
@@ -270,7 +264,7 @@ fn a_row_that_cannot_go_back_is_named_at_once_and_by_the_rollback() {
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' || n FROM generate_series(1, 100) n",
     );
     let running = command(&db, &[&["alter", "t", "ALTER id TYPE bigint"], WINDOW].concat());
-    keeping(&running);
+    running.wait_for_window();
     db.sql("INSERT INTO t VALUES (3000000000, 'wide'), (200, 'narrow'); UPDATE t SET v = 'later' WHERE id = 7");
     running.wait_for_event("the row", SOON, |e| {
         e["event"] == "warning" && e["text"].as_str().is_some_and(|t| t.contains("\"id\" = 3000000000"))
@@ -287,7 +281,7 @@ fn a_row_that_cannot_go_back_is_named_at_once_and_by_the_rollback() {
     assert_eq!(phase_of(&db), "keep in step");
     // The application still uses the new table; the row is corrected there.
     let again = command(&db, &["resume"]);
-    keeping(&again);
+    again.wait_for_window();
     again.wait_for_event("the row, said again", SOON, |e| {
         e["event"] == "warning" && e["text"].as_str().is_some_and(|t| t.contains("\"id\" = 3000000000"))
     });
@@ -317,7 +311,7 @@ fn an_expression_needs_its_reverse() {
     wrong.ended(2);
     assert_nothing_left(&db);
     let running = command(&db, &[&["alter", "t", clauses, "--reverse", "cents = round(price * 100)"], WINDOW].concat());
-    keeping(&running);
+    running.wait_for_window();
     db.sql("INSERT INTO t VALUES (1000, 12.34); UPDATE t SET price = price + 1 WHERE id = 1");
     rollback(&db).done();
     running.wait().done();
@@ -335,7 +329,7 @@ fn a_truncate_in_the_window_goes_back_too() {
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT n, 'v' || n FROM generate_series(1, 100) n",
     );
     let running = command(&db, &[&["alter", "t", "ALTER id TYPE bigint"], WINDOW].concat());
-    keeping(&running);
+    running.wait_for_window();
     db.sql("INSERT INTO t VALUES (500, 'before'); TRUNCATE t; INSERT INTO t VALUES (1, 'after')");
     wait_for("the old table", SOON, || {
         let seen = db.query_one_text("SELECT string_agg(id || v, ' ') FROM t_old");

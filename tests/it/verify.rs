@@ -32,14 +32,8 @@ fn postponed(db: &Db, more: &[&str]) -> Running {
 /// A run that keeps the old table in step.
 fn kept(db: &Db, clauses: &str, more: &[&str]) -> Running {
     let running = command(db, &[&["alter", "t", clauses, "--rollback-window", "10m"], more].concat());
-    following(&running);
+    running.wait_for_window();
     running
-}
-
-fn following(running: &Running) {
-    running.wait_for_event("the old table that follows", SOON, |e| {
-        e["event"] == "notice" && e["text"].as_str().is_some_and(|t| t.contains("pgrecast rollback"))
-    });
 }
 
 /// Waits until a run compares because somebody asked for it.

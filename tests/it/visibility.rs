@@ -108,8 +108,7 @@ fn on_the_way_back_it_is_kept_as_well() {
     absent_standby(&db);
     let before = dump(&db);
     let running = widen(&db, &["--rollback-window", "1h"]);
-    running
-        .wait_for_event("the window", SOON, |e| e["event"] == "notice" && e.to_string().contains("pgrecast rollback"));
+    running.wait_for_window();
     let waiting =
         Waiting::start(&db, "BEGIN; UPDATE t SET v = 'new' WHERE id = -1; DELETE FROM t WHERE id = -2; COMMIT");
     load.wait_for_more(100, SOON);

@@ -179,8 +179,7 @@ fn nobody_else_may_read_or_write_the_shadow() {
 /// A run in its rollback window, for an hour.
 fn in_the_window(db: &Db) -> Running {
     let running = command(db, &["alter", "t", "ALTER id TYPE bigint", "--rollback-window", "1h"]);
-    running
-        .wait_for_event("the window", SOON, |e| e["event"] == "notice" && e.to_string().contains("pgrecast rollback"));
+    running.wait_for_window();
     running
 }
 

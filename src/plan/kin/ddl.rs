@@ -27,7 +27,9 @@ pub fn create_table(
         return vec![ddl::create_table(shape, name, purpose, sequences, version)];
     }
     let (kind, table, above) = match purpose {
-        Purpose::Model => ("TEMPORARY TABLE", temporary(&name.name), temporary(&stand_in.name)),
+        Purpose::Model => {
+            ("TEMPORARY TABLE", QualifiedName::temporary(&name.name), QualifiedName::temporary(&stand_in.name))
+        }
         Purpose::Shadow => ("TABLE", name.clone(), stand_in.clone()),
     };
     let created = |name: &QualifiedName| match purpose {
@@ -80,12 +82,8 @@ pub fn fits(kin: &Kin, table: &str) -> Option<String> {
     Some(format!("ALTER TABLE {table} ADD CONSTRAINT {FITS} CHECK ({constraint})"))
 }
 
-fn temporary(name: &str) -> QualifiedName {
-    QualifiedName::temporary(name)
-}
-
 fn model_parent(n: usize) -> QualifiedName {
-    temporary(&format!("pgrecast_parent_{n}"))
+    QualifiedName::temporary(format!("pgrecast_parent_{n}"))
 }
 
 /// The child of the planning copy by which is seen what a clause would do to children.
@@ -94,7 +92,7 @@ pub const MODEL_CHILD: &str = "pgrecast_child";
 /// Puts the planning copy in a place like that of the table, so that the server refuses there what it would refuse here.
 pub fn place_model(kin: &Kin, table: &QualifiedName, stand_in: &QualifiedName) -> Vec<String> {
     let mut steps = Vec::new();
-    let model = temporary(&table.name);
+    let model = QualifiedName::temporary(&table.name);
     let like = |n: usize, name: &QualifiedName, more: &str| {
         let own = model_parent(n);
         format!(
@@ -112,7 +110,7 @@ pub fn place_model(kin: &Kin, table: &QualifiedName, stand_in: &QualifiedName) -
         steps.push(format!("ALTER TABLE {model} INHERIT {}", model_parent(n)));
     }
     if !kin.parents.is_empty() {
-        steps.extend(leave_stand_in(&model, &temporary(&stand_in.name)));
+        steps.extend(leave_stand_in(&model, &QualifiedName::temporary(&stand_in.name)));
     }
     if let Some(of) = &kin.of_type {
         steps.push(format!("ALTER TABLE {model} OF {of}"));
@@ -126,7 +124,7 @@ pub fn place_model(kin: &Kin, table: &QualifiedName, stand_in: &QualifiedName) -
 /// Drops the planning copy and everything around it.
 pub fn drop_model(kin: &Kin, table: &QualifiedName) -> String {
     let parents = kin.parents.len().max(usize::from(kin.partition.is_some()));
-    let mut all = vec![temporary(&table.name).to_string()];
+    let mut all = vec![QualifiedName::temporary(&table.name).to_string()];
     all.extend((0..parents).map(|n| model_parent(n).to_string()));
     format!("DROP TABLE {} CASCADE", all.join(", "))
 }

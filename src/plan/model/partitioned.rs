@@ -120,12 +120,6 @@ fn refused(what: &str, error: Error) -> Failure {
         return error.into();
     }
     let exit = if error.is(&SqlState::SYNTAX_ERROR) { Exit::Usage } else { Exit::Refused };
-    Failure {
-        exit,
-        primary: format!("PostgreSQL refuses the {what}: {}", error.message),
-        detail: error.detail.clone(),
-        hint: error.hint.clone(),
-        unplaced: None,
-        source: Some(Box::new(error)),
-    }
+    let primary = format!("PostgreSQL refuses the {what}: {}", error.message);
+    Failure { exit, primary, ..error.into() }
 }

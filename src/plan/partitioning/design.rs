@@ -2,7 +2,7 @@
 
 use super::series::{Place, Range};
 use crate::pg::Literal;
-use crate::pg::sql::{MAX_IDENTIFIER_BYTES, ident_list};
+use crate::pg::sql::{MAX_IDENTIFIER_BYTES, cut, ident_list};
 use crate::spec::partitioning::{By, Partitioning, Value};
 
 /// A partition to be made.
@@ -60,11 +60,7 @@ pub fn free_name(table: &str, suffix: &str, taken: impl Fn(&str) -> bool) -> Str
 
 /// Cut so that the name of its array type, which has one byte more, is its own.
 fn name(table: &str, suffix: &str) -> String {
-    let mut room = (MAX_IDENTIFIER_BYTES - 1).saturating_sub(suffix.len()).min(table.len());
-    while !table.is_char_boundary(room) {
-        room -= 1;
-    }
-    format!("{}{suffix}", &table[..room])
+    format!("{}{suffix}", cut(table, (MAX_IDENTIFIER_BYTES - 1).saturating_sub(suffix.len())))
 }
 
 /// Names that are in use: of relations and types.
@@ -125,11 +121,7 @@ fn spelled(values: &[Value]) -> String {
             name.push_str(word);
         }
     }
-    let mut end = name.len().min(MOST_SPELLED);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    name.truncate(end);
+    let name = cut(&name, MOST_SPELLED);
     if name.is_empty() { "other".to_owned() } else { name.trim_end_matches('_').to_owned() }
 }
 

@@ -36,6 +36,13 @@ impl Running {
         event["for"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Waits until the old table follows the new one.
+    pub fn wait_for_window(&self) {
+        self.wait_for_event("the old table that follows", SOON, |e| {
+            e["event"] == "notice" && e["text"].as_str().is_some_and(|t| t.contains("pgrecast rollback"))
+        });
+    }
+
     /// Waits for an end in success, and returns the report.
     pub fn done(self) -> Value {
         self.wait().done()
