@@ -3,8 +3,8 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::error::{Exit, Failure};
 use crate::report::Format;
@@ -20,6 +20,7 @@ mod resume;
 mod reverse;
 mod session;
 mod setting;
+mod spec;
 mod typed;
 
 pub use alter::Alter;
@@ -31,6 +32,7 @@ pub use resume::Resume;
 pub use reverse::Reverse;
 pub use session::{Connection, Output};
 pub use setting::Setting;
+pub use spec::{Printed, Run, Spelled};
 
 use typed::{CommandLine, OneArgs, Typed};
 
@@ -41,6 +43,10 @@ pub enum Command {
     Alter(Box<Alter>),
     /// Make a table partitioned.
     Partition(Box<Partition>),
+    /// Do what a file says.
+    Run(Box<Run>),
+    /// Show a command as a file says it.
+    Print(Box<Printed>),
     /// Go on with an interrupted migration.
     Resume(Box<Resume>),
     /// Show all migrations.
@@ -67,6 +73,8 @@ impl Command {
         match self {
             Command::Alter(_) => "alter",
             Command::Partition(_) => "partition",
+            Command::Run(_) => "run",
+            Command::Print(printed) => printed.of.name(),
             Command::Resume(_) => "resume",
             Command::List(_) => "list",
             Command::Status(_) => "status",
@@ -84,6 +92,8 @@ impl Command {
         match self {
             Command::Alter(alter) => alter.output.format,
             Command::Partition(partition) => partition.output.format,
+            Command::Run(run) => run.output.format,
+            Command::Print(_) => Format::Text,
             Command::Resume(resume) => resume.output.format,
             Command::List(list) => list.format,
             Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
@@ -196,14 +206,51 @@ impl From<Failure> for Unparsed {
 
 /// Reads a command line, the program's name first, and the variable `PGRECAST_DSN`.
 pub fn parse<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Result<Command, Unparsed> {
-    let typed = CommandLine::try_parse_from(args)?;
-    Ok(check(typed.command)?)
+    line(args).map_err(|problem| match problem {
+        Problem::Line(error) => error.into(),
+        Problem::Refused(failure) => failure.into(),
+    })
 }
 
-fn check(typed: Typed) -> Result<Command, Failure> {
+/// Why a line is no command.
+enum Problem {
+    /// It cannot be read, or asks for help.
+    Line(clap::Error),
+    /// It contradicts itself.
+    Refused(Failure),
+}
+
+impl From<clap::Error> for Problem {
+    fn from(error: clap::Error) -> Self {
+        Problem::Line(error)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Problem::Refused(failure)
+    }
+}
+
+fn line<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Result<Command, Problem> {
+    let mut definition = CommandLine::command();
+    let matches = definition.try_get_matches_from_mut(args)?;
+    let typed = CommandLine::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?.command;
+    let words = spec::Words::typed(&matches);
+    let print = typed.beginning().is_some_and(|beginning| beginning.print_spec);
+    match check(typed, &words)? {
+        // What is typed beside a file is printed with what stands in it.
+        run @ Command::Run(_) => Ok(run),
+        command if print => Ok(Command::Print(Box::new(spec::print(words, command)?))),
+        command => Ok(command),
+    }
+}
+
+fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
     match typed {
         Typed::Alter(typed) => Alter::check(*typed).map(Box::new).map(Command::Alter),
         Typed::Partition(typed) => Partition::check(*typed).map(Box::new).map(Command::Partition),
+        Typed::Run(typed) => Ok(Command::Run(Box::new(Run::check(*typed, words.clone())))),
         Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
         Typed::List(session) => Ok(Command::List(List { format: session.format.format, connection: session.into() })),
         Typed::Status(typed) => Ok(Command::Status(typed.into())),
@@ -228,7 +275,6 @@ fn check(typed: Typed) -> Result<Command, Failure> {
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
         Typed::Split(_) => Err(later::refuse("split")),
         Typed::Widen(_) => Err(later::refuse("widen")),
-        Typed::Run(_) => Err(later::refuse("run")),
         Typed::Pause(_) => Err(later::refuse("pause")),
         Typed::Unpause(_) => Err(later::refuse("unpause")),
         Typed::Set(_) => Err(later::refuse("set")),

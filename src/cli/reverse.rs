@@ -19,19 +19,23 @@ impl FromStr for Reverse {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut quoted = false;
-        let at = text.find(|c| {
-            quoted ^= c == '"';
-            c == '=' && !quoted
-        });
-        let (column, expression) =
-            at.map(|at| (&text[..at], text[at + 1..].trim())).ok_or("it reads as COLUMN = EXPRESSION")?;
-        let mut columns = column.trim().parse::<Columns>().map_err(|e| e.to_string())?.0;
+        let (column, expression) = divide(text).ok_or("it reads as COLUMN = EXPRESSION")?;
+        let mut columns = column.parse::<Columns>().map_err(|e| e.to_string())?.0;
         match (columns.pop(), columns.is_empty(), expression.is_empty()) {
             (Some(column), true, false) => Ok(Reverse { column, expression: expression.to_owned() }),
             _ => Err("it reads as COLUMN = EXPRESSION".to_owned()),
         }
     }
+}
+
+/// What stands before and behind the first equals sign outside of double quotes.
+pub(super) fn divide(text: &str) -> Option<(&str, &str)> {
+    let mut quoted = false;
+    let at = text.find(|c| {
+        quoted ^= c == '"';
+        c == '=' && !quoted
+    })?;
+    Some((text[..at].trim(), text[at + 1..].trim()))
 }
 
 #[cfg(test)]

@@ -122,8 +122,9 @@ fn every_option_reaches_its_field() {
 
 #[test]
 fn each_command_reads() {
-    let lines: [&[&str]; 13] = [
+    let lines: [&[&str]; 14] = [
         &["alter", "public.t", "ADD COLUMN x int"],
+        &["run", "orders.toml", "--jobs", "4"],
         &["resume"],
         &["resume", "7", "--jobs", "4"],
         &["list", "--format", "json"],
@@ -164,7 +165,7 @@ fn a_resumed_migration_keeps_what_is_not_typed_again() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 25] = [
+    let cases: [(&[&str], &str); 27] = [
         (&[], "Usage:"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&["alter"], "<TABLE>"),
@@ -187,6 +188,8 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
         (&["status", "seven"], "seven"),
         (&["alter", "t", "", "--reverse", "a = b"], "--rollback-window"),
         (&["alter", "t", "", "--rollback-window", "1h", "--reverse", "a=1", "--reverse", "a=2"], "given twice"),
+        (&["run"], "<SPEC.toml>"),
+        (&["alter", "t", "", "--print-spec", "--dry-run"], "cannot be used with"),
         (&["rollback"], "<ID>"),
         (&["finish"], "<ID>"),
         (&["finish", "0"], "1.."),
@@ -200,7 +203,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_in_plain_words() {
-    let commands = ["split", "widen", "run", "pause", "unpause", "set"];
+    let commands = ["split", "widen", "pause", "unpause", "set"];
     for command in commands {
         let primary = format!("pgrecast {command} is not part of this version yet");
         let lines: [&[&str]; 3] = [&[command], &[command, "--help"], &[command, "t", "--range", "a", "-x", "y=1"]];
@@ -222,11 +225,11 @@ fn help_is_short_and_shows_what_works() {
     assert!(help.lines().count() <= 30, "{help}");
     let (listed, not_yet) = help.split_once("Not yet:").expect("what is not there yet");
     let commands =
-        ["alter", "partition", "resume", "list", "status", "cutover", "abort", "verify", "finish", "rollback"];
+        ["alter", "partition", "run", "resume", "list", "status", "cutover", "abort", "verify", "finish", "rollback"];
     for command in commands.into_iter().chain(["demo"]) {
         assert!(listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for command in ["split", "widen", "run", "pause", "unpause", "set"] {
+    for command in ["split", "widen", "pause", "unpause", "set"] {
         assert!(not_yet.contains(command) && !listed.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
 }

@@ -14,7 +14,7 @@ use crate::report::Format;
 const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
-Not yet: split, widen, run, pause, unpause, set";
+Not yet: split, widen, pause, unpause, set";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -41,6 +41,8 @@ pub(super) enum Typed {
     Alter(Box<AlterArgs>),
     /// Make a table partitioned: by range, list or hash
     Partition(Box<PartitionArgs>),
+    /// Do what a file says, as --print-spec writes it
+    Run(Box<RunArgs>),
     /// Go on with an interrupted migration
     Resume(Box<ResumeArgs>),
     /// Show all migrations
@@ -64,13 +66,36 @@ pub(super) enum Typed {
     #[command(hide = true)]
     Widen(Ignored),
     #[command(hide = true)]
-    Run(Ignored),
-    #[command(hide = true)]
     Pause(Ignored),
     #[command(hide = true)]
     Unpause(Ignored),
     #[command(hide = true)]
     Set(Ignored),
+}
+
+impl Typed {
+    /// What a command that begins a migration was given.
+    pub(super) fn beginning(&self) -> Option<&Beginning> {
+        match self {
+            Typed::Alter(typed) => Some(&typed.beginning),
+            Typed::Partition(typed) => Some(&typed.beginning),
+            Typed::Run(typed) => Some(&typed.beginning),
+            Typed::Resume(_)
+            | Typed::List(_)
+            | Typed::Status(_)
+            | Typed::Cutover(_)
+            | Typed::Abort(_)
+            | Typed::Verify(_)
+            | Typed::Finish(_)
+            | Typed::Rollback(_)
+            | Typed::Demo(_)
+            | Typed::Split(_)
+            | Typed::Widen(_)
+            | Typed::Pause(_)
+            | Typed::Unpause(_)
+            | Typed::Set(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +125,9 @@ pub(super) struct Beginning {
     /// Print the plan and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Print this command as a spec for `pgrecast run`, and do nothing
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) print_spec: bool,
     /// Keep the slots on standbys too, so that one which is promoted goes on; PostgreSQL 17 and later
     #[arg(long)]
     pub(super) failover_slot: bool,
@@ -154,6 +182,15 @@ pub(super) struct PartitionArgs {
     /// A constraint, unique index or incoming foreign key to be left off; may be repeated
     #[arg(long = "drop-constraint", value_name = "NAME")]
     pub(super) drop_constraints: Vec<Columns>,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The file
+    #[arg(value_name = "SPEC.toml", value_parser = path)]
+    pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) beginning: Beginning,
 }

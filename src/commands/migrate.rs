@@ -2,7 +2,7 @@
 
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, report_of, reporter, steps};
-use crate::cli::{Alter, Connection, MigrateOptions, Output, Partition, Resume, TableName};
+use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Partition, Resume, TableName};
 use crate::error::{Exit, Failure};
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
@@ -75,6 +75,30 @@ impl Wanted {
             connection: typed.connection,
             output: typed.output,
         })
+    }
+}
+
+/// Reads what no server is needed for, of a command that begins a migration.
+///
+/// # Errors
+/// As the command itself.
+pub(super) fn understand(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Alter(typed) => Clauses::parse(&typed.clauses).map(drop),
+        Command::Partition(typed) => {
+            Partitioning::read(&typed.by, typed.default_partition, &typed.drop_constraints).map(drop)
+        }
+        Command::Print(printed) => understand(&printed.of),
+        Command::Run(_)
+        | Command::Resume(_)
+        | Command::List(_)
+        | Command::Status(_)
+        | Command::Cutover(_)
+        | Command::Abort(_)
+        | Command::Verify(_)
+        | Command::Finish(_)
+        | Command::Rollback(_)
+        | Command::Demo(_) => Ok(()),
     }
 }
 
@@ -173,7 +197,7 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
 }
 
 /// A command that ended before there was a run writes its report all the same.
-fn without_run(command: &str, failure: Failure, output: &Output) -> Failure {
+pub(super) fn without_run(command: &str, failure: Failure, output: &Output) -> Failure {
     let report = Report { command: command.to_owned(), outcome: failure.exit.word().to_owned(), ..Report::default() };
     if let Some(path) = &output.report
         && let Err(e) = report.write(path)

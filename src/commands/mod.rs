@@ -6,6 +6,7 @@ mod migrate;
 mod opened;
 mod remove;
 mod rollback;
+mod spec;
 mod steps;
 mod verify;
 
@@ -25,6 +26,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Alter(alter) => migrate::alter(*alter).await,
         Command::Partition(partition) => migrate::partition(*partition).await,
+        Command::Run(typed) => spec::run(*typed).await,
+        Command::Print(printed) => spec::print(&printed),
         Command::Resume(resume) => migrate::resume(*resume).await,
         Command::List(list) => list::list(list).await,
         Command::Status(one) => list::status(one).await,
@@ -77,8 +80,13 @@ fn reporter(format: Format) -> Result<Reporter, Failure> {
 
 /// Prints a line. A reader that is gone is no failure of the command.
 fn say_line(text: &str) {
+    say(&format!("{text}\n"));
+}
+
+/// Prints lines.
+fn say(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = write!(std::io::stdout(), "{text}");
 }
 
 /// A plan shared between the phases.

@@ -16,6 +16,7 @@ mod locked;
 mod resume;
 mod rollback;
 mod scenarios;
+mod spec;
 mod subscriber;
 mod verify;
 mod visibility;
