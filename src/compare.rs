@@ -38,7 +38,7 @@ pub struct Comparison<'a> {
     /// What keeps the shadow in step.
     pub follower: &'a Follower,
     /// What holds the comparison back.
-    pub throttle: &'a Throttle,
+    pub throttle: Throttle,
     /// Where it is shown.
     pub board: &'a Board,
 }

@@ -114,13 +114,13 @@ fn in_turns<'a>(builds: impl Iterator<Item = &'a Build>) -> Vec<&'a Build> {
     all.into_iter().map(|(_, build)| build).collect()
 }
 
-/// Builds all that are missing side by side, attaches them, then moves on.
-pub async fn run(context: &Arc<Context>, throttle: &Throttle) -> Result<(), Failure> {
+/// Builds all that are missing, so many side by side, attaches them, then moves on.
+pub async fn run(context: &Arc<Context>, jobs: u8, throttle: &Throttle) -> Result<(), Failure> {
     let all = builds(&context.plan, &context.names);
     let queue: Vec<Build> = in_turns(all.iter().filter(|b| !b.build.is_empty())).into_iter().rev().cloned().collect();
     let queue = Arc::new(std::sync::Mutex::new(queue));
     let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..context.jobs {
+    for _ in 0..jobs {
         workers.spawn(worker(context.clone(), queue.clone(), throttle.clone()));
     }
     let mut first = None;

@@ -24,7 +24,7 @@ use crate::report::{Event, Phase};
 use crate::retry::past_locks;
 use crate::slot;
 use crate::state::{self, Ending, Migration};
-use crate::throttle::{Throttle, throttle};
+use crate::throttle::{Kind, Throttle, throttle};
 
 /// Begins to keep in step: the plan of the way back gets the new table as it stands.
 pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failure> {
@@ -80,7 +80,6 @@ impl Following {
         let monitor = Monitor {
             context: back.clone(),
             board: board.clone(),
-            limits: options.throttle.clone(),
             gate,
             copy,
             follower: follower.view().clone(),
@@ -97,7 +96,7 @@ impl Following {
     /// A comparison of the new table with the old one.
     fn comparison<'a>(&'a self, back: &'a Context) -> Comparison<'a> {
         let Following { follower, forth, throttle, board, .. } = self;
-        Comparison { context: back, forth: Some(forth.clone()), follower, throttle, board }
+        Comparison { context: back, forth: Some(forth.clone()), follower, throttle: throttle.of(Kind::Bulk), board }
     }
 
     /// Stops.
@@ -121,7 +120,7 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions, board: &Arc<Boar
     let unfit = cutover::unfit(back, &following.follower);
     let stopped = following.stop().await;
     match over(back, ended).await? {
-        Some(Ending::Finish | Ending::Rollback) => stopped,
+        Some(Ending::Finish | Ending::Rollback | Ending::Abort) => stopped,
         None => {
             stopped?;
             if let Some(unfit) = unfit {
@@ -177,7 +176,7 @@ async fn answer(back: &Context, following: &Following) -> Failure {
 fn gave_way(id: i32, ending: Option<Ending>) -> Failure {
     let to = match ending {
         Some(Ending::Finish) => "finish",
-        Some(Ending::Rollback) | None => "rollback",
+        Some(Ending::Rollback | Ending::Abort) | None => "rollback",
     };
     Failure::new(Exit::Interrupted, format!("the comparison gave way to pgrecast {to} {id}"))
 }

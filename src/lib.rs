@@ -57,5 +57,6 @@ pub mod throttle;
 pub mod ties;
 pub mod unfit;
 pub mod verify;
+pub mod window;
 
 pub mod demo;

@@ -39,7 +39,7 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option
 async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, Failure> {
     past_locks(async || judge(back).await).await?;
     finish::end_former_run(back).await?;
-    let following = Following::start(back, options, &Arc::new(Board::new((0, 0), Arc::default()))).await?;
+    let following = Following::start(back, options, &Arc::new(Board::new((0, 0), options))).await?;
     let swapped = async {
         if let Some(failure) = cutover::unfit(back, &following.follower) {
             return Err(failure);
@@ -49,7 +49,7 @@ async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, 
         back.make_statistics(&conn, &back.ties(&conn).await?).await?;
         conn.batch("analyze shadow", &format!("ANALYZE {}", back.names.shadow())).await?;
         back.reporter.say(Event::PhaseBegan { phase: Phase::CutOver });
-        cutover::run(back, &following.follower, &options.cutover, &following.fingerprint.columns).await
+        cutover::run(back, &following.follower, &options.cutover, &following.fingerprint.columns, None).await
     };
     let swapped = tokio::select! {
         swapped = swapped => swapped,

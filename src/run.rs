@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::work::Work;
-use crate::cli::MigrateOptions;
+use crate::cli::{MigrateOptions, Outside};
 use crate::compare;
 use crate::context::Context;
 use crate::drift;
 use crate::error::{Exit, Failure};
-use crate::monitor::Board;
+use crate::monitor::{Board, closed_failure};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
-use crate::{extend, finish, keep, prepare, rollback, slot};
+use crate::{extend, finish, keep, prepare, rollback, seams, slot, window};
 
 /// How far a run goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,10 @@ impl Run {
         }
         let stopped = stop_request(self.options.max_runtime);
         let mut stopped = std::pin::pin!(stopped);
+        // What was asked of an earlier run was not carried out, or there would be no migration.
+        self.context.store.ask_to_end(self.context.id, None).await?;
         if migration.phase == state::Phase::Prepare {
+            self.wait_for_window(&mut stopped).await?;
             let prepared = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await;
             let seconds = match prepared {
                 Err(failure) if failure.exit == Exit::Failed => return Err(self.undo(failure).await),
@@ -87,6 +90,31 @@ impl Run {
             self.clean_up().await?;
         }
         self.keep(&mut stopped).await
+    }
+
+    /// Nothing is begun outside the windows.
+    async fn wait_for_window(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
+        let opens = async {
+            let hours = &self.options.hours;
+            let mut said = false;
+            while let window::Now::Closed { opens } = window::at(&hours.windows, seams::now()) {
+                if hours.outside == Outside::Exit {
+                    return Err(closed_failure(opens, hours));
+                }
+                if !said {
+                    said = true;
+                    let on = format!("the window, which opens {}", window::by_clock(&hours.windows, opens));
+                    self.context.reporter.say(Event::Waiting { on });
+                }
+                tokio::time::sleep(compare::EVERY).await;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            opened = opens => opened,
+            why = stopped => Err(why),
+            failure = lease_lost(&self.context) => Err(failure),
+        }
     }
 
     /// Makes the partition that a row wants which has none, so that the run can go on; any other failure is the end.
@@ -119,7 +147,7 @@ impl Run {
         }
         self.context.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
         let begun = Instant::now();
-        let board = Arc::new(Board::new((0, 0), Arc::default()));
+        let board = Arc::new(Board::new((0, 0), &self.options));
         let work = async {
             match self.until {
                 Until::Swapped => keep::run(&back, &self.options, &board).await,
@@ -186,6 +214,7 @@ impl Run {
             done = work.all() => done,
             failure = work.follower.failed() => Err(failure),
             why = &mut *stopped => Err(why),
+            why = work.board.left() => Err(why),
             failure = lease_lost(&work.context) => Err(failure),
         };
         monitor.abort();

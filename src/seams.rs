@@ -19,6 +19,32 @@ pub fn after(statement: &str) {
     }
 }
 
+/// The time of day. Tests set it: `PGRECAST_CLOCK='REAL SET SPEED'` is SET, as seconds since 1970, at the real time REAL, and
+/// goes SPEED times as fast from then on.
+pub fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    if cfg!(debug_assertions) { clock::set(now).unwrap_or(now) } else { now }
+}
+
+mod clock {
+    use std::sync::LazyLock;
+
+    use jiff::{SignedDuration, Timestamp};
+
+    /// The real time, the time that was set for it, and the speed.
+    static ASKED: LazyLock<Option<(f64, f64, f64)>> = LazyLock::new(|| {
+        let text = std::env::var("PGRECAST_CLOCK").ok()?;
+        let mut numbers = text.split_whitespace().map(|n| n.parse::<f64>().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    });
+
+    pub(super) fn set(now: Timestamp) -> Option<Timestamp> {
+        let (real, set, speed) = (*ASKED)?;
+        let gone = now.as_duration().as_secs_f64() - real;
+        Timestamp::from_duration(SignedDuration::from_secs_f64(set + gone * speed)).ok()
+    }
+}
+
 mod reached {
     use std::collections::HashMap;
     use std::io::Write;

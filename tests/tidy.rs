@@ -39,6 +39,7 @@ const ROOMS: &[&str] = &[
     "plan",
     "spec",
     "cli",
+    "window",
     "report",
     "pg",
     "error",

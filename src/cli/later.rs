@@ -18,21 +18,13 @@ pub(super) struct Ignored {
 #[derive(Debug, Args)]
 pub(super) struct LaterOptions {
     #[arg(long, hide = true)]
-    window: Option<OsString>,
-    #[arg(long, hide = true)]
-    outside_window: Option<OsString>,
-    #[arg(long, hide = true)]
     status_listen: Option<OsString>,
 }
 
 impl LaterOptions {
     /// Refuses the first of them that was typed.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let options = [
-            ("--window", &self.window),
-            ("--outside-window", &self.outside_window),
-            ("--status-listen", &self.status_listen),
-        ];
+        let options = [("--status-listen", &self.status_listen)];
         match options.iter().find(|(_, value)| value.is_some()) {
             Some((name, _)) => Err(Failure::usage(format!("{name} is not part of this version yet"))
                 .hint("Leave it out; `pgrecast alter --help` shows the options there are.")),

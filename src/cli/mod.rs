@@ -11,6 +11,7 @@ use crate::report::Format;
 
 mod alter;
 mod demo;
+mod hours;
 mod later;
 mod name;
 mod options;
@@ -19,18 +20,21 @@ mod quantity;
 mod resume;
 mod reverse;
 mod session;
+mod set;
 mod setting;
 mod spec;
 mod typed;
 
 pub use alter::Alter;
 pub use demo::Demo;
+pub use hours::{Critical, Hours, Outside};
 pub use name::{NameError, TableName};
 pub use options::{Changes, Cutover, MigrateOptions, Throttle};
 pub use partition::{Partition, PartitionBy};
 pub use resume::Resume;
 pub use reverse::Reverse;
 pub use session::{Connection, Output};
+pub use set::Set;
 pub use setting::Setting;
 pub use spec::{Printed, Run, Spelled};
 
@@ -53,6 +57,12 @@ pub enum Command {
     List(List),
     /// Show where a migration stands.
     Status(One),
+    /// Hold a migration back.
+    Pause(One),
+    /// Let it go on.
+    Unpause(One),
+    /// Change its options.
+    Set(Box<Set>),
     /// Release a postponed cut-over.
     Cutover(One),
     /// Give a migration up and remove all that belongs to it.
@@ -78,6 +88,9 @@ impl Command {
             Command::Resume(_) => "resume",
             Command::List(_) => "list",
             Command::Status(_) => "status",
+            Command::Pause(_) => "pause",
+            Command::Unpause(_) => "unpause",
+            Command::Set(_) => "set",
             Command::Cutover(_) => "cutover",
             Command::Abort(_) => "abort",
             Command::Verify(_) => "verify",
@@ -97,6 +110,8 @@ impl Command {
             Command::Resume(resume) => resume.output.format,
             Command::List(list) => list.format,
             Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
+            Command::Pause(one) | Command::Unpause(one) => one.format,
+            Command::Set(set) => set.format,
             Command::Verify(verify) => verify.output.format,
             Command::Finish(finish) => finish.format,
             Command::Rollback(rollback) => rollback.output.format,
@@ -114,7 +129,7 @@ pub struct List {
     pub format: Format,
 }
 
-/// `pgrecast status`, `cutover` and `abort`: one migration.
+/// `pgrecast status`, `pause`, `unpause`, `cutover` and `abort`: one migration.
 #[derive(Debug, PartialEq)]
 pub struct One {
     /// Its number; the only one there is where none.
@@ -254,6 +269,9 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
         Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
         Typed::List(session) => Ok(Command::List(List { format: session.format.format, connection: session.into() })),
         Typed::Status(typed) => Ok(Command::Status(typed.into())),
+        Typed::Pause(typed) => Ok(Command::Pause(typed.into())),
+        Typed::Unpause(typed) => Ok(Command::Unpause(typed.into())),
+        Typed::Set(typed) => Set::check(typed).map(Box::new).map(Command::Set),
         Typed::Cutover(typed) => Ok(Command::Cutover(typed.into())),
         Typed::Abort(typed) => Ok(Command::Abort(typed.into())),
         Typed::Verify(typed) => Ok(Command::Verify(Verify {
@@ -275,9 +293,6 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
         Typed::Split(_) => Err(later::refuse("split")),
         Typed::Widen(_) => Err(later::refuse("widen")),
-        Typed::Pause(_) => Err(later::refuse("pause")),
-        Typed::Unpause(_) => Err(later::refuse("unpause")),
-        Typed::Set(_) => Err(later::refuse("set")),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::hours::{Critical, CriticalChanges, Hours, HoursChanges};
 use super::quantity;
 use super::setting::Setting;
 use crate::error::Failure;
@@ -31,6 +32,10 @@ pub struct MigrateOptions {
     pub cutover: Cutover,
     /// What holds copy and flush back.
     pub throttle: Throttle,
+    /// What stops a run.
+    pub critical: Critical,
+    /// When there is work.
+    pub hours: Hours,
     /// How long the old table is kept in step after the cut-over; not at all where none.
     pub rollback_window: Option<Duration>,
     /// The slots are kept on standbys, so that one which is promoted goes on.
@@ -61,6 +66,8 @@ pub struct Cutover {
 pub struct Throttle {
     /// The largest replay lag of any standby.
     pub max_lag: Duration,
+    /// The standbys that count, by `application_name`; all where none.
+    pub replicas: Vec<String>,
     /// The most WAL that the slot may retain, in bytes.
     pub max_slot_wal: u64,
     /// The most active sessions, at least 1.
@@ -84,6 +91,8 @@ impl Default for MigrateOptions {
             settings: Vec::new(),
             cutover: Cutover::default(),
             throttle: Throttle::default(),
+            critical: Critical::default(),
+            hours: Hours::default(),
             rollback_window: None,
             failover_slot: false,
         }
@@ -107,6 +116,7 @@ impl Default for Throttle {
     fn default() -> Self {
         Throttle {
             max_lag: Duration::from_secs(10),
+            replicas: Vec::new(),
             max_slot_wal: 10 << 30,
             max_active: None,
             query: None,
@@ -138,6 +148,10 @@ pub struct Changes {
     cutover: CutoverChanges,
     #[command(flatten)]
     throttle: ThrottleChanges,
+    #[command(flatten)]
+    critical: CriticalChanges,
+    #[command(flatten)]
+    hours: HoursChanges,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -169,6 +183,9 @@ struct ThrottleChanges {
     /// Pause while a standby is further behind [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
     max_lag: Option<Duration>,
+    /// A standby that --max-lag is about, by its application_name; may be repeated [default: all]
+    #[arg(long = "lag-replica", value_name = "NAME")]
+    replicas: Vec<String>,
     /// Pause while the slot retains more WAL [default: 10GB]
     #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
     max_slot_wal: Option<u64>,
@@ -181,7 +198,7 @@ struct ThrottleChanges {
     /// Pause while this file exists
     #[arg(long, value_name = "PATH", value_parser = path)]
     throttle_file: Option<PathBuf>,
-    /// Sleep this many times as long as each piece of work took [default: 0]
+    /// Rest so many times as long as each piece of work took [default: 0]
     #[arg(long, value_name = "RATIO", value_parser = quantity::nice)]
     nice: Option<f64>,
 }
@@ -198,6 +215,8 @@ impl Changes {
             settings: base.settings,
             cutover: self.cutover.apply(base.cutover),
             throttle: self.throttle.apply(base.throttle),
+            critical: self.critical.apply(base.critical),
+            hours: self.hours.apply(base.hours),
             rollback_window: self.rollback_window.or(base.rollback_window),
             failover_slot: base.failover_slot,
         };
@@ -223,6 +242,7 @@ impl ThrottleChanges {
     fn apply(&self, base: Throttle) -> Throttle {
         Throttle {
             max_lag: self.max_lag.unwrap_or(base.max_lag),
+            replicas: if self.replicas.is_empty() { base.replicas } else { self.replicas.clone() },
             max_slot_wal: self.max_slot_wal.unwrap_or(base.max_slot_wal),
             max_active: self.max_active.or(base.max_active),
             query: self.throttle_query.clone().or(base.query),

@@ -14,7 +14,7 @@ use crate::report::Format;
 const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
-Not yet: split, widen, pause, unpause, set";
+Not yet: split, widen";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -49,6 +49,12 @@ pub(super) enum Typed {
     List(Session),
     /// Show where a migration stands
     Status(OneArgs),
+    /// Hold a running migration back; changes are received all the same
+    Pause(OneArgs),
+    /// Let it go on
+    Unpause(OneArgs),
+    /// Change throttle, hours or jobs of a running migration
+    Set(SetArgs),
     /// Release a postponed cut-over
     Cutover(OneArgs),
     /// Give a migration up and remove all that belongs to it
@@ -65,12 +71,6 @@ pub(super) enum Typed {
     Split(Ignored),
     #[command(hide = true)]
     Widen(Ignored),
-    #[command(hide = true)]
-    Pause(Ignored),
-    #[command(hide = true)]
-    Unpause(Ignored),
-    #[command(hide = true)]
-    Set(Ignored),
 }
 
 impl Typed {
@@ -213,6 +213,15 @@ pub(super) struct ResumeArgs {
 pub(super) struct OneArgs {
     #[command(flatten)]
     pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) session: Session,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    /// The migration where there are several, then options without their dashes: max-lag=30s, jobs=4; NAME= is the default
+    #[arg(value_name = "[ID] NAME=VALUE", required = true)]
+    pub(super) values: Vec<String>,
     #[command(flatten)]
     pub(super) session: Session,
 }

@@ -2,8 +2,9 @@
 
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, report_of, reporter, steps};
-use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Partition, Resume, TableName};
+use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, TableName};
 use crate::error::{Exit, Failure};
+use crate::monitor::closed_failure;
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, reverse::reverse, tree};
@@ -11,9 +12,11 @@ use crate::preflight;
 use crate::published::NO_WAY_BACK;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
+use crate::seams;
 use crate::spec::{Clauses, Partitioning, Spec};
 use crate::state::{Migration, NewMigration, Phase};
 use crate::ties::Ties;
+use crate::window::{self, Now};
 
 /// A migration as it was asked for, by whichever command.
 struct Wanted {
@@ -93,6 +96,9 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
         | Command::Resume(_)
         | Command::List(_)
         | Command::Status(_)
+        | Command::Pause(_)
+        | Command::Unpause(_)
+        | Command::Set(_)
         | Command::Cutover(_)
         | Command::Abort(_)
         | Command::Verify(_)
@@ -150,6 +156,7 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
     if let Some(begun) = begun_before(&opened, oid, wanted).await? {
         return Ok(Some((opened, begun, true)));
     }
+    refuse_hours(wanted)?;
     let found = preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?;
     preflight::refusal(found)?;
     let settings = settings(&wanted.options);
@@ -330,13 +337,23 @@ fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
     options.settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect()
 }
 
+/// Nothing is begun outside the windows by a run that does not wait for them.
+fn refuse_hours(wanted: &Wanted) -> Result<(), Failure> {
+    let hours = &wanted.options.hours;
+    match window::at(&hours.windows, seams::now()) {
+        Now::Closed { opens } if hours.outside == Outside::Exit && !wanted.dry_run => Err(closed_failure(opens, hours)),
+        Now::Closed { .. } | Now::Open { .. } => Ok(()),
+    }
+}
+
 /// A limit on what the role cannot see would never hold anything back.
-fn refuse_blind_throttle(opened: &Opened, options: &MigrateOptions) -> Result<(), Failure> {
+pub(super) fn refuse_blind_throttle(opened: &Opened, options: &MigrateOptions) -> Result<(), Failure> {
     let role = crate::pg::sql::plain_ident(&opened.facts.role);
-    if options.throttle.max_active.is_none() || opened.facts.sees_all {
+    let blind = if options.throttle.max_active.is_some() { "--max-active" } else { "--critical-active" };
+    if options.throttle.max_active.or(options.critical.active).is_none() || opened.facts.sees_all {
         return Ok(());
     }
-    Err(Failure::refused(format!("--max-active: role {role} does not see the sessions of other roles"))
+    Err(Failure::refused(format!("{blind}: role {role} does not see the sessions of other roles"))
         .hint(format!("GRANT pg_read_all_stats TO {role}, or leave the option out.")))
 }
 

@@ -7,6 +7,7 @@ mod opened;
 mod remove;
 mod rollback;
 mod spec;
+mod steer;
 mod steps;
 mod verify;
 
@@ -31,6 +32,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Resume(resume) => migrate::resume(*resume).await,
         Command::List(list) => list::list(list).await,
         Command::Status(one) => list::status(one).await,
+        Command::Pause(one) => steer::pause(one, true).await,
+        Command::Unpause(one) => steer::pause(one, false).await,
+        Command::Set(set) => steer::set(*set).await,
         Command::Cutover(one) => remove::release(one).await,
         Command::Abort(one) => remove::abort(one).await,
         Command::Verify(verify) => verify::verify(verify).await,

@@ -23,7 +23,7 @@ pub struct Opened {
     pub facts: ServerFacts,
 }
 
-/// How long a runner that keeps the old table in step may take to stop.
+/// How long a runner may take to stop.
 const LET_GO_WITHIN: Duration = Duration::from_secs(60);
 
 /// Connects.
@@ -91,7 +91,7 @@ impl Opened {
         }))
     }
 
-    /// The same, taken over from whoever keeps the old table in step.
+    /// The same, taken over from whoever works on it.
     ///
     /// # Errors
     /// Exit 6 where that one does not let go.
@@ -104,7 +104,12 @@ impl Opened {
     ) -> Result<Arc<Context>, Failure> {
         let begun = Instant::now();
         while let Err(failure) = self.store.lease(migration.id).await {
-            if failure.exit != Exit::Busy || begun.elapsed() > LET_GO_WITHIN {
+            if failure.exit != Exit::Busy {
+                return Err(failure);
+            }
+            if begun.elapsed() > LET_GO_WITHIN {
+                // Nobody is left to do what the other one would make room for.
+                self.store.ask_to_end(migration.id, None).await?;
                 return Err(failure);
             }
             self.store.ask_to_end(migration.id, Some(ending)).await?;

@@ -7,18 +7,22 @@ use crate::compare::allows;
 use crate::error::Failure;
 use crate::finish;
 use crate::pg::Role;
-use crate::state::{Ending, Phase};
+use crate::state::{Ending, Migration, Phase};
 
 /// Removes everything of a migration that has not swapped; the table is as it was.
 pub async fn abort(typed: One) -> Result<(), Failure> {
     let opened = open(&typed.connection, MigrateOptions::default().cutover.lock_timeout).await?;
     let migration = opened.find(typed.id, "abort", |m| m.phase.is_before_swap()).await?;
     if !migration.phase.is_before_swap() {
-        return Err(Failure::usage(format!("migration {} has swapped the tables already", migration.id))
-            .hint(format!("pgrecast finish {} drops the old table and all that is ours.", migration.id)));
+        return Err(swapped(&migration));
     }
     let reporter = reporter(typed.format)?;
-    let context = opened.context(&migration, 1, reporter).await?;
+    let context = opened.take_over(&migration, Ending::Abort, 1, reporter).await?;
+    // Whoever had the lease until now may have come to the swap first.
+    let migration = context.store.get_again(migration.id).await?;
+    if !migration.phase.is_before_swap() {
+        return Err(swapped(&migration));
+    }
     finish::end_former_run(&context).await?;
     let conn = context.connector.open(Role::Control).await?;
     finish::remove_ours(&context, &conn).await?;
@@ -30,6 +34,11 @@ pub async fn abort(typed: One) -> Result<(), Failure> {
         &format!("aborted migration {}; {} is as it was", migration.id, migration.source),
     );
     Ok(())
+}
+
+fn swapped(migration: &Migration) -> Failure {
+    Failure::usage(format!("migration {} has swapped the tables already", migration.id))
+        .hint(format!("pgrecast finish {} drops the old table and all that is ours.", migration.id))
 }
 
 /// Drops the old table and the rest.
@@ -78,7 +87,7 @@ pub async fn release(typed: One) -> Result<(), Failure> {
     Ok(())
 }
 
-fn say(format: crate::report::Format, event: &str, id: i32, text: &str) {
+pub(super) fn say(format: crate::report::Format, event: &str, id: i32, text: &str) {
     match format {
         crate::report::Format::Text => say_line(text),
         crate::report::Format::Json => {

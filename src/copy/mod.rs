@@ -17,6 +17,8 @@ use ranges::Ranges;
 use statements::lock_leaf;
 pub use statements::{SEEN_NEW, Statements, lock_source};
 
+use tokio::sync::watch;
+
 use crate::drift::{self, Fingerprint};
 use crate::error::Failure;
 use crate::pg::{Connector, Role};
@@ -76,8 +78,8 @@ pub struct Job {
     pub names: Names,
     /// What is copied, one after the other.
     pub leaves: Vec<Leaf>,
-    /// Workers.
-    pub jobs: u32,
+    /// Workers; more or fewer at any time.
+    pub jobs: watch::Receiver<u8>,
     /// Shared progress.
     pub progress: Arc<Progress>,
     /// What holds the workers back.
@@ -117,15 +119,30 @@ type Left = Mutex<Vec<Ranges>>;
 /// The first worker's failure; the others stop behind their current chunk.
 pub async fn run(job: Job) -> Result<Ended, Failure> {
     let left: Arc<Left> = Arc::new(Mutex::new(job.leaves.iter().map(|leaf| leaf.ranges.clone()).collect()));
+    let mut jobs = job.jobs.clone();
     let job = Arc::new(job);
     let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..job.jobs {
-        workers.spawn(worker(job.clone(), left.clone()));
-    }
+    let mut begun = 0;
     let mut outcome = Ok(Ended::Complete);
-    while let Some(ended) = workers.join_next().await {
+    loop {
+        let wanted = *jobs.borrow_and_update();
+        while begun < wanted {
+            workers.spawn(worker(job.clone(), left.clone(), begun));
+            begun += 1;
+        }
+        let ended = tokio::select! {
+            ended = workers.join_next() => match ended {
+                Some(ended) => ended,
+                None => return outcome,
+            },
+            Ok(()) = jobs.changed() => continue,
+        };
         let ended = match ended {
-            Ok(Ok(())) => continue,
+            Ok(Ok(Rest::Done)) => continue,
+            Ok(Ok(Rest::Spare)) => {
+                begun -= 1;
+                continue;
+            }
             Ok(Err(Stop::OtherFile(leaf))) => Ok(Ended::OtherFile(leaf)),
             Ok(Err(Stop::Failed(failure))) => Err(failure),
             Err(panic) => Err(Failure::failed(format!("a copy worker died: {panic}"))),
@@ -136,14 +153,26 @@ pub async fn run(job: Job) -> Result<Ended, Failure> {
             outcome = ended;
         }
     }
-    outcome
 }
 
-async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
+/// Why a worker went without a failure.
+enum Rest {
+    /// No range is left.
+    Done,
+    /// There are to be fewer workers.
+    Spare,
+}
+
+async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
     let mut retry = Retry::new();
     let mut conn = None;
     let mut worked = None;
-    while let Some((n, range)) = next_range(&left, job.jobs) {
+    loop {
+        let jobs = *job.jobs.borrow();
+        if nth >= jobs {
+            return Ok(Rest::Spare);
+        }
+        let Some((n, range)) = next_range(&left, u32::from(jobs)) else { return Ok(Rest::Done) };
         let leaf = &job.leaves[n];
         if let Some(worked) = worked.take() {
             job.throttle.rest(worked).await;
@@ -200,7 +229,6 @@ async fn worker(job: Arc<Job>, left: Arc<Left>) -> Result<(), Stop> {
             }
         }
     }
-    Ok(())
 }
 
 fn next_range(left: &Left, jobs: u32) -> Option<(usize, ranges::BlockRange)> {

@@ -29,6 +29,7 @@ use crate::flush::Flusher;
 use crate::follow::Follower;
 use crate::pg::Role;
 use crate::report::{CutoverFigures, Event};
+use crate::throttle::Throttle;
 
 /// The longest pause between two attempts: soon after a blocker's end the table is swapped.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -60,14 +61,25 @@ impl Figures {
 
 /// Swaps.
 ///
+/// No attempt begins while `throttle` holds the cut-over back; `None` where nothing may.
+///
 /// # Errors
 /// Exit 5 where the lock was never granted: everything is kept for another try.
-pub async fn run(context: &Context, follower: &Follower, options: &Options, columns: &str) -> Result<Figures, Failure> {
+pub async fn run(
+    context: &Context,
+    follower: &Follower,
+    options: &Options,
+    columns: &str,
+    throttle: Option<&Throttle>,
+) -> Result<Figures, Failure> {
     let ties = context.ties_patiently(context.store.conn()).await?;
     let mut lookout = Lookout::new(context, context.carry(&ties).locked());
     let mut last = String::new();
     let mut order = Order::default();
     for number in 1..=options.attempts {
+        if let Some(throttle) = throttle {
+            throttle.pass().await;
+        }
         let patience = lock_wait(number, options.lock_timeout);
         lookout.watch().await?;
         let decision = wait_in_step(context, follower, patience / 2, options.timeout, &mut lookout).await?;

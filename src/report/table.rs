@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::Format;
+use super::event::Progress;
 use super::numbers::count;
 use super::text::printable;
 
 /// One migration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MigrationRow {
     /// Its number.
     pub id: i64,
@@ -24,6 +25,8 @@ pub struct MigrationRow {
     pub rows: Option<u64>,
     /// What else there is to know, such as who runs it; may be empty.
     pub note: String,
+    /// How far its run is, while there is one.
+    pub progress: Option<Progress>,
 }
 
 fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
@@ -87,6 +90,7 @@ mod tests {
             started: at(0),
             rows: Some(1_200_000),
             note: "running as pid 12".to_owned(),
+            progress: None,
         };
         [row.clone(), MigrationRow { id: 12, rows: None, note: String::new(), ..row }]
     }
@@ -108,7 +112,7 @@ mod tests {
         let text = migrations(&rows(), Format::Json).expect("JSON");
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
         let expected = json!({"event": "migration", "id": 7, "source": "public.orders", "phase": "copy",
-            "started": "2026-11-03T12:00:00.000Z", "rows": 1_200_000, "note": "running as pid 12"});
+            "started": "2026-11-03T12:00:00.000Z", "rows": 1_200_000, "note": "running as pid 12", "progress": null});
         assert_eq!(lines[0], expected);
         assert_eq!(lines[1]["rows"], Value::Null);
         assert_eq!(migrations(&[], Format::Json).expect("JSON"), "");

@@ -23,7 +23,7 @@ use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
-use crate::throttle::{Throttle, throttle};
+use crate::throttle::{Kind, Throttle, throttle};
 use crate::{fill, index, prepare, slot};
 
 /// Every row alive at X0 is in the shadow.
@@ -46,7 +46,7 @@ pub(super) struct Work {
     pub(super) follower: Follower,
     copy: Arc<copy::Progress>,
     throttle: Throttle,
-    board: Arc<Board>,
+    pub(super) board: Arc<Board>,
     fingerprint: Fingerprint,
     /// The columns of each leaf, by its oid, when this run began.
     columns: HashMap<u32, String>,
@@ -69,14 +69,13 @@ impl Work {
         let (gate, throttle) = throttle(run.options.throttle.nice);
         let copy = Arc::new(copy::Progress::default());
         let follower = Follower::start(context.following(&fingerprint.columns, &copy, &throttle).await?).await?;
-        let board = Arc::new(Board::new(size, Arc::default()));
+        let board = Arc::new(Board::new(size, &run.options));
         let leaves = context.store.leaves(context.id).await?;
         leaves.iter().filter(|leaf| leaf.copy_over).for_each(|leaf| copy.end(leaf.oid));
         let done = leaves.iter().flat_map(|leaf| &leaf.done).map(|(first, end)| u64::from(end - first)).sum();
         let monitor = Monitor {
             context: context.clone(),
             board: board.clone(),
-            limits: run.options.throttle.clone(),
             gate,
             copy: copy.clone(),
             follower: follower.view().clone(),
@@ -198,15 +197,15 @@ impl Work {
             plan: context.plan.clone(),
             names: context.names.clone(),
             leaves,
-            jobs: u32::from(context.jobs),
+            jobs: self.board.jobs(),
             progress: self.copy.clone(),
-            throttle: self.throttle.clone(),
+            throttle: self.throttle.of(Kind::Bulk),
         })
     }
 
     async fn index(&self, _: Copied) -> Result<Indexed, Failure> {
         if matches!(self.migration.phase, state::Phase::Copy | state::Phase::Index) {
-            index::run(&self.context, &self.throttle).await?;
+            index::run(&self.context, self.board.options().jobs, &self.throttle.of(Kind::Bulk)).await?;
         }
         Ok(Indexed(()))
     }
@@ -251,7 +250,7 @@ impl Work {
 
     fn comparison(&self) -> Comparison<'_> {
         let Work { context, follower, throttle, board, .. } = self;
-        Comparison { context, forth: None, follower, throttle, board }
+        Comparison { context, forth: None, follower, throttle: throttle.of(Kind::Bulk), board }
     }
 
     /// Extended statistics are there before the ANALYZE that fills them, and the planner's before materialized views are
@@ -266,22 +265,24 @@ impl Work {
     }
 
     async fn wait_while_postponed(&self) -> Result<(), Failure> {
-        let cutover = &self.options.cutover;
-        let mut said = false;
+        let allowed = self.throttle.of(Kind::Cutover);
+        let mut said: Option<String> = None;
         loop {
+            let cutover = self.board.options().cutover;
             if self.comparison().answer(state::Phase::Ready, Phase::Ready).await? {
-                said = false;
+                said = None;
             }
             let file = cutover.postpone_file.as_ref().filter(|f| f.exists());
             let flag = cutover.postpone && !self.released().await?;
-            let why = match (file, flag) {
-                (Some(file), _) => format!("the file {} to go", file.display()),
-                (None, true) => format!("pgrecast cutover {}", self.context.id),
-                (None, false) => return Ok(()),
+            let why = match (file, flag, allowed.reason()) {
+                (Some(file), ..) => format!("the file {} to go", file.display()),
+                (None, true, _) => format!("pgrecast cutover {}", self.context.id),
+                (None, false, Some(held)) => format!("the end of: {held}"),
+                (None, false, None) => return Ok(()),
             };
-            if !said {
-                said = true;
-                self.context.reporter.say(Event::Waiting { on: why });
+            if said.as_ref() != Some(&why) {
+                self.context.reporter.say(Event::Waiting { on: why.clone() });
+                said = Some(why);
             }
             tokio::time::sleep(compare::EVERY).await;
         }
@@ -293,8 +294,14 @@ impl Work {
     }
 
     async fn cut_over(&self, _: Ready) -> Result<(), Failure> {
-        let figures =
-            cutover::run(&self.context, &self.follower, &self.options.cutover, &self.fingerprint.columns).await?;
+        let figures = cutover::run(
+            &self.context,
+            &self.follower,
+            &self.board.options().cutover,
+            &self.fingerprint.columns,
+            Some(&self.throttle.of(Kind::Cutover)),
+        )
+        .await?;
         self.context.reporter.say(Event::CutOver {
             lock_wait: figures.lock_wait.as_secs_f64(),
             write_blocked: figures.write_blocked.as_secs_f64(),

@@ -2,6 +2,7 @@
 
 mod phase;
 mod question;
+mod steering;
 mod store;
 
 pub use phase::Phase;

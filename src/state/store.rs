@@ -16,7 +16,7 @@ use crate::plan::types::{OldNames, Plan};
 pub(super) const LOCK_CLASS: i32 = 0x7067_7263;
 
 /// The layout of the control schema; a migration of another layout is not touched.
-const LAYOUT: i32 = 6;
+const LAYOUT: i32 = 7;
 
 const CREATE: &str = "
 CREATE SCHEMA IF NOT EXISTS pgrecast;
@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS pgrecast.migration (
     old_names jsonb,
     swapped_at timestamptz,
     ending text,
+    paused boolean NOT NULL DEFAULT false,
     to_validate jsonb NOT NULL DEFAULT '[]',
     verdict jsonb,
     asked int8 NOT NULL DEFAULT 0,
@@ -69,6 +70,11 @@ CREATE TABLE IF NOT EXISTS pgrecast.slot (
     name name NOT NULL,
     done pg_lsn NOT NULL,
     PRIMARY KEY (migration, name)
+) WITH (fillfactor = 10);
+CREATE UNLOGGED TABLE IF NOT EXISTS pgrecast.progress (
+    migration int PRIMARY KEY REFERENCES pgrecast.migration ON DELETE CASCADE,
+    state jsonb NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 10);
 CREATE TABLE IF NOT EXISTS pgrecast.comparison (
     migration int PRIMARY KEY REFERENCES pgrecast.migration ON DELETE CASCADE,
@@ -110,6 +116,8 @@ pub struct Migration {
     pub old_names: Option<OldNames>,
     /// What was asked of whoever keeps the old table in step.
     pub ending: Option<Ending>,
+    /// `pgrecast pause` was given.
+    pub paused: bool,
     /// Seconds since the swap.
     pub since_swap: Option<f64>,
     /// What the last comparison that was asked for, or that found a difference, came to.
@@ -137,20 +145,24 @@ pub struct LeafState {
     pub done: Vec<(u32, u32)>,
 }
 
-/// Why the old table is kept in step no longer, before the window's end.
+/// Why a run ends before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// `pgrecast finish` takes over.
     Finish,
     /// `pgrecast rollback` does.
     Rollback,
+    /// `pgrecast abort` does, before the swap.
+    Abort,
 }
 
 impl Ending {
-    fn word(self) -> &'static str {
+    /// The word the control schema keeps.
+    pub fn word(self) -> &'static str {
         match self {
             Ending::Finish => "finish",
             Ending::Rollback => "rollback",
+            Ending::Abort => "abort",
         }
     }
 }
@@ -241,7 +253,7 @@ impl Store {
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                 coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8,
                 m.old_names::text, m.ending, extract(epoch FROM clock_timestamp() - m.swapped_at)::float8,
-                m.verdict::text, m.asked, m.answered
+                m.verdict::text, m.asked, m.answered, m.paused
             FROM pgrecast.migration m ORDER BY m.id";
         self.conn.rows("list migrations", sql, &[]).await?.iter().map(read_row).collect()
     }
@@ -330,15 +342,6 @@ impl Store {
         Ok(())
     }
 
-    /// Asks whoever keeps the old table in step to stop; `None` takes it back.
-    pub async fn ask_to_end(&self, id: i32, ending: Option<Ending>) -> Result<(), Failure> {
-        let word = ending.map_or_else(|| "NULL".to_owned(), |e| Literal(e.word()).to_string());
-        Ok(self
-            .conn
-            .batch("ask to end", &format!("UPDATE pgrecast.migration SET ending = {word} WHERE id = {id}"))
-            .await?)
-    }
-
     /// Keeps a plan that has changed.
     pub async fn keep_plan(&self, id: i32, plan: &Plan) -> Result<(), Failure> {
         Ok(self.conn.batch("keep plan", &Self::keep_plan_sql(id, plan)?).await?)
@@ -351,12 +354,6 @@ impl Store {
     pub fn keep_plan_sql(id: i32, plan: &Plan) -> Result<String, Failure> {
         let text = serde_json::to_string(plan).map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")))?;
         Ok(format!("UPDATE pgrecast.migration SET plan = {}::jsonb WHERE id = {id}", Literal(&text)))
-    }
-
-    /// Releases a postponed cut-over.
-    pub async fn release_cutover(&self, id: i32) -> Result<(), Failure> {
-        let sql = format!("UPDATE pgrecast.migration SET cutover_released = true WHERE id = {id}");
-        Ok(self.conn.batch("release cut-over", &sql).await?)
     }
 
     /// The tables whose blocks are copied, as they were measured, with the block ranges copied so far.
@@ -399,7 +396,7 @@ impl Store {
             self.conn
                 .batch(
                     "drop control schema",
-                    "DROP TABLE pgrecast.comparison; DROP TABLE pgrecast.slot; DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
+                    "DROP TABLE pgrecast.progress; DROP TABLE pgrecast.comparison; DROP TABLE pgrecast.slot; DROP TABLE pgrecast.chunk; DROP TABLE pgrecast.leaf; DROP TABLE pgrecast.migration; DROP SCHEMA pgrecast RESTRICT",
                 )
                 .await
                 .inspect_err(|_| tracing::warn!("schema pgrecast holds objects that are not ours"))?;
@@ -441,7 +438,7 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
             Some(text) => Some(serde_json::from_str(text).map_err(|e| broken("old names", e.to_string()))?),
             None => None,
         },
-        ending: [Ending::Finish, Ending::Rollback]
+        ending: [Ending::Finish, Ending::Rollback, Ending::Abort]
             .into_iter()
             .find(|e| row.get::<_, Option<&str>>(15) == Some(e.word())),
         since_swap: row.get(16),
@@ -450,5 +447,6 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
             None => None,
         },
         asked: (row.get(18), row.get(19)),
+        paused: row.get(20),
     })
 }

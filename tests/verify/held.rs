@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pgrecast::throttle::throttle;
+use pgrecast::throttle::{Held, throttle};
 use pgrecast::verify::{self, Progress};
 use tokio_postgres::Client;
 
@@ -32,7 +32,7 @@ async fn wait_for_workers(sql: &Client, condition: &str, number: i64) {
 async fn nothing_is_read_while_the_throttle_holds_and_two_workers_read_at_once() {
     let pair = Pair::new("held", ROWS, "ALTER COLUMN id TYPE bigint").await;
     let (gate, throttle) = throttle(0.0);
-    gate.set(Some("a reason".to_owned()));
+    gate.set(Held { signal: Some("a reason".to_owned()), ..Held::default() });
     let progress = Arc::new(Progress::default());
     let comparison = tokio::spawn(verify::run(pair.job(throttle), &Still, progress.clone()));
     // The tables have been measured, so all that is left is to read them.
@@ -48,7 +48,7 @@ async fn nothing_is_read_while_the_throttle_holds_and_two_workers_read_at_once()
     // Somebody has the table for himself: both workers are seen to wait for it.
     let other = pair.connect().await;
     other.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.expect("the lock");
-    gate.set(None);
+    gate.set(Held::default());
     wait_for_workers(&pair.sql, "wait_event_type = 'Lock'", 2).await;
     other.batch_execute("ROLLBACK").await.expect("the end");
     let verdict = comparison.await.expect("no panic").expect("a verdict");

@@ -10,7 +10,7 @@ use pgrecast::plan::ddl::{self, Purpose};
 use pgrecast::plan::tree;
 use pgrecast::plan::types::Plan;
 use pgrecast::spec::{Clauses, Spec};
-use pgrecast::throttle::{Throttle, throttle};
+use pgrecast::throttle::{Held, Throttle, throttle};
 use pgrecast::verify::{self, InStep, Job, Progress, Verdict};
 use tokio_postgres::Client;
 
@@ -76,7 +76,7 @@ impl Pair {
 
     pub async fn verify_with<S: InStep>(&self, in_step: &S) -> Verdict {
         let (gate, throttle) = throttle(0.0);
-        gate.set(None);
+        gate.set(Held::default());
         verify::run(self.job(throttle), in_step, Arc::new(Progress::default())).await.expect("a verdict")
     }
 

@@ -1,0 +1,155 @@
+//! A running migration is steered from another terminal, and holds back for what it sees on the server.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::harness::load::{Load, Options, Shape};
+use crate::harness::migration::{SOON, assert_widened, command, finish, wait_until, widen};
+use crate::harness::{Db, Session, assert_nothing_left, beside, own_server, standby_of, wait_for};
+
+/// Rows that make the copy several chunks long.
+const FILLER: &str = "INSERT INTO t (id, v) SELECT -n, repeat('x', 1000) FROM generate_series(2, 12000) n";
+
+/// One chunk in a while.
+const SLOWLY: [&str; 4] = ["--jobs", "1", "--nice", "30"];
+
+fn table() -> Db {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    db.sql(FILLER);
+    db
+}
+
+fn chunks(db: &Db) -> String {
+    db.query_one_text("SELECT count(*) FROM pgrecast.chunk")
+}
+
+fn held_back(running: &crate::harness::Running, why: &str) {
+    running.wait_for_event(why, SOON, |e| {
+        e["event"] == "throttled" && e["reason"].as_str().is_some_and(|reason| reason.starts_with(why))
+    });
+}
+
+fn idle_copiers(db: &Db) {
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgrecast copier' AND state <> 'idle'";
+    wait_until(db, "the last chunk", busy, "0");
+}
+
+#[test]
+fn paused_shown_set_and_let_go_on() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    let load = Load::start(&db, &Shape::plain(), &Options::paced(505));
+    db.sql(FILLER);
+    let running = widen(&db, &SLOWLY);
+    running.wait_for_phase("copy");
+    command(&db, &["pause"]).wait().ended(0);
+    held_back(&running, "paused");
+    idle_copiers(&db);
+    let before = chunks(&db);
+    wait_for("the status", SOON, || {
+        let status = command(&db, &["status"]).wait();
+        let row: Value = serde_json::from_str(status.stdout.trim()).map_err(|e| e.to_string())?;
+        let shown = row["progress"]["throttle"].as_str() == Some("paused by pgrecast pause");
+        let noted = row["note"].as_str().is_some_and(|note| note.contains("running: copy") && note.contains("paused"));
+        if shown && noted { Ok(()) } else { Err(status.stdout) }
+    });
+    assert_eq!(chunks(&db), before, "copied while it was paused");
+    let wrong = command(&db, &["set", "max-lag=soon"]).wait();
+    assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+    command(&db, &["set", "nice=0", "jobs=4", "max-lag=20s"]).wait().ended(0);
+    command(&db, &["unpause"]).wait().ended(0);
+    let report = running.done();
+    assert!(report["throttled_seconds"]["by_reason"]["paused"].as_f64().is_some_and(|s| s > 0.0), "{report}");
+    load.stop().assert_kept(&db, &format!("{} WHERE id > 0", Shape::plain().select_all()));
+    assert_widened(&db);
+    let options =
+        "SELECT concat_ws(' ', options->>'jobs', options->'throttle'->'max_lag'->>'secs') FROM pgrecast.migration";
+    assert_eq!(db.query_one_text(options), "4 20");
+    finish(&db);
+}
+
+#[test]
+fn a_paused_migration_does_not_cut_over() {
+    let db = table();
+    let running = widen(&db, &["--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    command(&db, &["pause"]).wait().ended(0);
+    command(&db, &["cutover"]).wait().ended(0);
+    running.wait_for_waiting("paused by pgrecast pause");
+    assert_eq!(db.query_one_text("SELECT phase FROM pgrecast.migration"), "ready");
+    command(&db, &["unpause"]).wait().ended(0);
+    running.done();
+    assert_widened(&db);
+    finish(&db);
+}
+
+#[test]
+fn a_running_migration_is_aborted() {
+    let db = table();
+    let running = widen(&db, &SLOWLY);
+    running.wait_for_phase("copy");
+    command(&db, &["abort"]).wait().ended(0);
+    let ended = running.wait();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("given up: pgrecast abort was run elsewhere"), "{}", ended.stderr);
+    assert_nothing_left(&db);
+    widen(&db, &[]).done();
+    assert_widened(&db);
+    finish(&db);
+}
+
+#[test]
+fn what_is_critical_stops_it_and_it_goes_on_later() {
+    let db = table();
+    let running = widen(&db, &[&SLOWLY[..], &["--critical-active", "2"]].concat());
+    running.wait_for_phase("copy");
+    let ended = beside(
+        3,
+        |_, _| drop(db.connect().try_sql("SELECT pg_sleep(60)")),
+        || {
+            let ended = running.wait();
+            db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'");
+            ended
+        },
+    );
+    assert_eq!(ended.code, Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains("> --critical-active 2"), "{}", ended.stderr);
+    command(&db, &["set", "critical-active=", "nice="]).wait().ended(0);
+    command(&db, &["resume"]).wait().ended(0);
+    assert_widened(&db);
+    finish(&db);
+}
+
+/// The server's own measure stands still where a standby does not replay.
+#[test]
+fn a_standby_that_stops_replaying_holds_it_back() {
+    let primary = own_server(&[]);
+    let db = Db::on(&primary);
+    db.sql("SELECT pg_create_physical_replication_slot('standby', true)");
+    let standby = standby_of(&primary, "standby", &[]);
+    wait_until(&db, "the standby", "SELECT active FROM pg_replication_slots WHERE slot_name = 'standby'", "t");
+    db.sql(Shape::plain_ddl());
+    db.sql(FILLER);
+    let replayed = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn() - 100";
+    wait_until(&db, "the standby to be there", replayed, "1");
+    let there = Session::connect(&standby.dsn());
+    there.sql("SELECT pg_wal_replay_pause()");
+    let running = widen(&db, &[&SLOWLY[..], &["--max-lag", "1s"]].concat());
+    held_back(&running, "replica_lag");
+    idle_copiers(&db);
+    let before = chunks(&db);
+    let looks = AtomicU32::new(0);
+    running.wait_for_event("some looks", SOON, |e| {
+        let held = e["event"] == "progress" && e["throttle"].is_string();
+        looks.fetch_add(u32::from(held), Ordering::Relaxed) > 4
+    });
+    assert_eq!(chunks(&db), before, "copied while the standby was behind");
+    command(&db, &["set", "nice=0"]).wait().ended(0);
+    there.sql("SELECT pg_wal_replay_resume()");
+    let report = running.done();
+    assert!(report["throttled_seconds"]["by_reason"]["replica_lag"].as_f64().is_some_and(|s| s > 0.0), "{report}");
+    assert_widened(&db);
+    finish(&db);
+}
