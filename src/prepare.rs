@@ -56,19 +56,22 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     Ok(conn.batch("commit prepare", &sql).await?)
 }
 
-/// The sequences that the shadow gets of its own: identity columns, and serial columns that the clauses add.
+/// The sequences that the shadow gets of its own: identity columns, and serial columns that the clauses add. On the way
+/// back also that of a serial that is an identity column now.
 pub fn own_sequences(plan: &Plan, names: &Names) -> Vec<(String, QualifiedName)> {
     plan.target
         .columns
         .iter()
         .enumerate()
-        .filter(|(_, c)| c.sequence.is_some() && (c.origin.is_identity() || !has_source(plan, &c.name)))
+        .filter(|(_, c)| c.sequence.is_some() && (c.origin.is_identity() || !takes_sequence(plan, &c.name)))
         .map(|(n, c)| (c.name.clone(), names.sequence(n)))
         .collect()
 }
 
-fn has_source(plan: &Plan, column: &str) -> bool {
-    plan.columns.iter().any(|c| c.name == column && c.source.is_some())
+/// Whether a serial column gets the sequence of the source's.
+fn takes_sequence(plan: &Plan, column: &str) -> bool {
+    let source = plan.columns.iter().find(|c| c.name == column).and_then(|c| c.source.as_ref());
+    source.is_some_and(|s| plan.source.column(s).is_none_or(|s| !s.origin.is_identity()))
 }
 
 /// The shadow and those of its partitions, under the names they have until the swap.

@@ -44,7 +44,7 @@ impl Swap<'_> {
         let mut taken: HashSet<String> = self.taken.iter().cloned().collect();
         let mut chosen = Moved::new();
         for source in self.plan.sources() {
-            let sequences = identity_sequences(source).map(|s| s.name.name.as_str());
+            let sequences = leaving_sequences(self.plan, source).map(|s| s.name.name.as_str());
             let indexes = source.indexes.iter().map(|i| i.name.as_str());
             for name in std::iter::once(source.name.name.as_str()).chain(indexes).chain(sequences) {
                 let old = free_name(name, suffix, |n| taken.contains(n));
@@ -60,7 +60,7 @@ impl Swap<'_> {
         let members = self.plan.members(self.names);
         let moved = self.old_names();
         let mut steps = self.carry.let_go(self.names);
-        steps.extend(self.plan.sources().flat_map(|source| old_away(source, &moved)));
+        steps.extend(self.plan.sources().flat_map(|source| old_away(self.plan, source, &moved)));
         steps.extend(self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &self.old_suffix())));
         for (member, acl) in members.iter().zip(self.acls) {
             steps.extend(new_in(member));
@@ -84,7 +84,7 @@ impl Swap<'_> {
              swapped_at = clock_timestamp() WHERE id = {}",
             Literal(&old.plain()),
             Literal(&serde_json::json!(self.carry.owed()).to_string()),
-            Literal(&serde_json::json!(own_old_names(&self.plan.source, &old, &moved)).to_string()),
+            Literal(&serde_json::json!(own_old_names(self.plan, &old, &moved)).to_string()),
             self.id
         ));
         steps.push(match self.names.are_backwards() {
@@ -136,10 +136,7 @@ impl Swap<'_> {
                     }
                     let named = member.target.name.sibling(sequence.name.name.clone());
                     if let Some(before) = before {
-                        let old = match source.is_some_and(|s| s.origin.is_identity()) {
-                            true => before.name.sibling(old_name(moved, &before.name.name)),
-                            false => before.name.clone(),
-                        };
+                        let old = before.name.sibling(old_name(moved, &before.name.name));
                         steps.push(format!(
                             "SELECT setval({}, last_value, is_called) FROM {old}",
                             Literal(&named.to_string())
@@ -169,11 +166,11 @@ fn old_name(moved: &Moved, name: &str) -> String {
 }
 
 /// The names under which the way back will find the old table and what is its own.
-fn own_old_names(source: &Shape, table: &QualifiedName, moved: &Moved) -> OldNames {
-    let sequence = |c: &Column| match (&c.sequence, c.origin.is_identity()) {
-        (Some(s), true) => Some(s.name.sibling(old_name(moved, &s.name.name))),
-        (Some(s), false) => Some(s.name.clone()),
-        (None, _) => None,
+fn own_old_names(plan: &Plan, table: &QualifiedName, moved: &Moved) -> OldNames {
+    let source = &plan.source;
+    let sequence = |c: &Column| {
+        let named = c.sequence.as_ref()?.name.clone();
+        Some(if plan.leaves_sequence(c) { named.sibling(old_name(moved, &named.name)) } else { named })
     };
     OldNames {
         table: table.clone(),
@@ -182,19 +179,20 @@ fn own_old_names(source: &Shape, table: &QualifiedName, moved: &Moved) -> OldNam
     }
 }
 
-fn identity_sequences(source: &Shape) -> impl Iterator<Item = &Sequence> {
-    source.columns.iter().filter(|c| c.origin.is_identity()).filter_map(|c| c.sequence.as_ref())
+/// Sequences that stay with the old table, under another name.
+fn leaving_sequences<'a>(plan: &Plan, source: &'a Shape) -> impl Iterator<Item = &'a Sequence> {
+    source.columns.iter().filter(|c| plan.leaves_sequence(c)).filter_map(|c| c.sequence.as_ref())
 }
 
 /// The old table's names make room: a constraint's is its index's.
-fn old_away(source: &Shape, moved: &Moved) -> Vec<String> {
+fn old_away(plan: &Plan, source: &Shape, moved: &Moved) -> Vec<String> {
     let old = |name: &str| old_name(moved, name);
     let mut steps = vec![format!("ALTER TABLE {} RENAME TO {}", source.name, Ident(&old(&source.name.name)))];
     for index in &source.indexes {
         let name = source.name.sibling(index.name.clone());
         steps.push(format!("ALTER INDEX {name} RENAME TO {}", Ident(&old(&index.name))));
     }
-    for sequence in identity_sequences(source) {
+    for sequence in leaving_sequences(plan, source) {
         steps.push(format!("ALTER SEQUENCE {} RENAME TO {}", sequence.name, Ident(&old(&sequence.name.name))));
     }
     steps

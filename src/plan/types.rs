@@ -527,6 +527,13 @@ impl Plan {
         self.columns.iter().find(|c| c.source.as_deref() == Some(column)).map(|c| c.name.as_str())
     }
 
+    /// Whether the sequence of a source column stays with the old table. An identity column's is its own, and a serial's
+    /// stays where the column becomes an identity, which gets another.
+    pub fn leaves_sequence(&self, column: &Column) -> bool {
+        let target = || self.name_after(&column.name).and_then(|name| self.target.column(name));
+        column.origin.is_identity() || target().is_some_and(|target| target.origin.is_identity())
+    }
+
     /// `OVERRIDING SYSTEM VALUE`, which an identity column that is written needs.
     pub fn overriding(&self) -> &'static str {
         let identity = |c: &&TargetColumn| {

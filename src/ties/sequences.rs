@@ -23,12 +23,20 @@ pub struct OwnedSequence {
 
 /// Whoever uses a sequence that goes would go on using the old one, which ends with the old table.
 pub(super) fn judge(plan: &Plan, sequences: &[OwnedSequence]) -> Vec<Finding> {
-    let goes = |s: &&OwnedSequence| s.identity || plan.name_after(&s.column).is_none();
+    let becomes_identity = |s: &OwnedSequence| {
+        let column = plan.source.column(&s.column);
+        column.is_some_and(|c| c.sequence.as_ref().is_some_and(|own| own.name == s.name) && plan.leaves_sequence(c))
+    };
     let mut found = Vec::new();
-    for sequence in sequences.iter().filter(goes) {
-        let why = match sequence.identity {
-            true => format!("of identity column {}, which gets a new one", plain_ident(&sequence.column)),
-            false => format!("of column {}, which the change drops", plain_ident(&sequence.column)),
+    for sequence in sequences {
+        let column = plain_ident(&sequence.column);
+        let why = match (sequence.identity, plan.name_after(&sequence.column)) {
+            (true, _) => format!("of identity column {column}, which gets a new one"),
+            (false, None) => format!("of column {column}, which the change drops"),
+            (false, Some(_)) if becomes_identity(sequence) => {
+                format!("of column {column}, which gets a new one as an identity column")
+            }
+            (false, Some(_)) => continue,
         };
         found.extend(sequence.users.iter().map(|user| {
             Finding::new(

@@ -2,6 +2,7 @@
 
 mod added;
 mod clauses;
+mod conversions;
 mod filled;
 mod granted;
 mod hierarchy;
