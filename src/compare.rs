@@ -144,6 +144,7 @@ impl Comparison<'_> {
         verify::Job {
             connector: context.connector.clone(),
             plan: context.plan.clone(),
+            names: context.names.clone(),
             forth: self.forth.clone(),
             shadow: context.names.shadow(),
             shadow_leaves: context.plan.holders(&context.names).iter().map(Member::shadow).collect(),

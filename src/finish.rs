@@ -6,8 +6,9 @@ use crate::fill;
 use crate::journal::table as journal;
 use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::ddl;
+use crate::plan::guard::Function;
 use crate::plan::shape::Shape;
-use crate::plan::types::{IdentityChange, Names, OldNames};
+use crate::plan::types::{IdentityChange, Names, OldNames, SCHEMA};
 use crate::ties::{Owed, Whole, set_aside_sql, validate};
 
 /// Removes slot, publication, shadow and journal, and gives the source its replica identity back where it still is the
@@ -18,7 +19,9 @@ pub async fn remove_ours(context: &Context, conn: &Conn) -> Result<(), Failure> 
     for leaf in context.plan.leaves().iter().filter(|leaf| *leaf.identity != IdentityChange::None) {
         restore_identity(context, conn, leaf.shape).await?;
     }
-    drop_tables(context, conn).await
+    drop_tables(context, conn).await?;
+    let quarantine = format!("DROP TABLE IF EXISTS {}", context.names.quarantine());
+    patiently(conn, "drop quarantine", &quarantine).await
 }
 
 /// Ends what a run that died has left at work on the shadow. A statement goes on after its client is gone, and one that
@@ -68,7 +71,24 @@ pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure
     let names = &context.names;
     drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
     fill::drop_all(conn, names).await?;
+    drop_functions(conn, names).await?;
     drop_journal(conn, &Names::backwards(context.id, OldNames::default())).await
+}
+
+/// Drops the functions that try conversions.
+pub async fn drop_functions(conn: &Conn, names: &Names) -> Result<(), Failure> {
+    for function in [Function::Conversion, Function::Refusal] {
+        let sql = format!(
+            "SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p WHERE p.pronamespace = {}::regnamespace \
+             AND starts_with(p.proname, {})",
+            Literal(SCHEMA),
+            Literal(&names.guard_prefix(function))
+        );
+        for made in conn.simple("find functions", &sql).await?.into_iter().flatten().flatten() {
+            patiently(conn, "drop functions", &format!("DROP FUNCTION IF EXISTS {made}")).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn drop_named_stream(conn: &Conn, slot: &str, publication: &str) -> Result<(), Failure> {

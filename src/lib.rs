@@ -55,6 +55,7 @@ pub mod standby;
 pub mod stream;
 pub mod throttle;
 pub mod ties;
+pub mod unconverted;
 pub mod unfit;
 pub mod verify;
 pub mod window;

@@ -106,6 +106,10 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
     }
     steps.extend(kin::ddl::fits(&plan.target.kin, &table));
     steps.push(journal::create_sql(plan, names, 1));
+    if let Some(guard) = &plan.guard {
+        steps.extend(guard.functions(|function, n| names.guard(function, n)));
+        steps.push(plan.quarantine_sql(&names.quarantine().to_string()));
+    }
     steps.push("COMMIT".to_owned());
     steps.join(";\n")
 }

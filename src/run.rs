@@ -17,7 +17,7 @@ use crate::monitor::{Board, closed_failure};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
-use crate::{extend, finish, keep, prepare, rollback, seams, slot, window};
+use crate::{extend, finish, keep, prepare, rollback, seams, slot, unconverted, window};
 
 /// How far a run goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,9 @@ impl Run {
         let wal = self.wal_position().await?;
         let outcome = self.phases(migration).await;
         self.report.seconds.total = Some(self.begun.elapsed().as_secs_f64());
+        if let Ok(Some(migration)) = self.context.store.get(self.context.id).await {
+            self.report.unconverted = unconverted::figures(&migration.plan);
+        }
         if let Ok(now) = self.wal_position().await {
             self.report.wal_bytes = Some(now.saturating_sub(wal));
         }
@@ -257,6 +260,7 @@ impl Run {
         finish::drop_tables(context, &conn).await?;
         finish::restore_autovacuum(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
+        unconverted::settle(context, &conn, &migration).await?;
         if context.plan.key.needs_helper_index {
             for holder in context.plan.holders(&context.names) {
                 let helper = holder.target.name.sibling(holder.helper_index().name);
@@ -265,8 +269,11 @@ impl Run {
             }
         }
         match migration.plan.back {
-            Some(_) => keep::begin(context, &migration).await,
-            None => context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await,
+            Some(_) => keep::begin(context, &self.again().await?).await,
+            None => {
+                finish::drop_functions(&conn, &context.names).await?;
+                context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
+            }
         }
     }
 

@@ -71,7 +71,10 @@ impl Unfit<'_> {
             return Ok(None);
         }
         let at = format!("FROM {} WHERE {}", self.plan.source_from(), self.row);
-        let conversions = || self.plan.columns.iter().filter(|c| matches!(c.value, Value::Converted { .. }));
+        let conversions = || {
+            let columns = self.plan.columns.iter().filter(|c| !self.plan.guards(&c.name));
+            columns.filter(|c| matches!(c.value, Value::Converted { .. }))
+        };
         let only = conversions().count() == 1;
         for column in conversions() {
             let (Some(expression), Some(target)) = (column.expression(), self.plan.target.column(&column.name)) else {

@@ -17,6 +17,7 @@ const ROOMS: &[&str] = &[
     "extend",
     "index",
     "prepare",
+    "unconverted",
     "finish",
     "fill",
     "slot",

@@ -31,6 +31,7 @@ impl Alter {
     pub(super) fn check(typed: AlterArgs) -> Result<Self, Failure> {
         let Begun { dry_run, mut options, connection, output } = typed.beginning.check(typed.primary_key)?;
         options.settings = each_once(typed.settings)?;
+        options.on_error = typed.on_error;
         let reverse = typed.reverse;
         let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
         if let Some((_, one)) = twice {

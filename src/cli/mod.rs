@@ -29,7 +29,7 @@ pub use alter::Alter;
 pub use demo::Demo;
 pub use hours::{Critical, Hours, Outside};
 pub use name::{NameError, TableName};
-pub use options::{Changes, Cutover, MigrateOptions, Throttle};
+pub use options::{Changes, Cutover, MigrateOptions, OnError, Throttle};
 pub use partition::{Partition, PartitionBy};
 pub use resume::Resume;
 pub use reverse::Reverse;

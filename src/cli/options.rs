@@ -40,6 +40,32 @@ pub struct MigrateOptions {
     pub rollback_window: Option<Duration>,
     /// The slots are kept on standbys, so that one which is promoted goes on.
     pub failover_slot: bool,
+    /// What becomes of a value that does not convert.
+    pub on_error: OnError,
+}
+
+/// What becomes of a value that does not convert to the new type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// It ends the run, and is named.
+    #[default]
+    Abort,
+    /// It becomes NULL, and is counted.
+    Null,
+    /// It becomes NULL, and is kept in a table with its key and the error.
+    Quarantine,
+}
+
+impl OnError {
+    /// As it is typed.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnError::Abort => "abort",
+            OnError::Null => "null",
+            OnError::Quarantine => "quarantine",
+        }
+    }
 }
 
 /// When and how hard the cut-over tries.
@@ -95,6 +121,7 @@ impl Default for MigrateOptions {
             hours: Hours::default(),
             rollback_window: None,
             failover_slot: false,
+            on_error: OnError::Abort,
         }
     }
 }
@@ -219,6 +246,7 @@ impl Changes {
             hours: self.hours.apply(base.hours),
             rollback_window: self.rollback_window.or(base.rollback_window),
             failover_slot: base.failover_slot,
+            on_error: base.on_error,
         };
         options.cutover.check()?;
         Ok(options)

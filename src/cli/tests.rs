@@ -81,6 +81,7 @@ fn every_option_reaches_its_field() {
         "lc_monetary=C",
         "--rollback-window=2h",
         "--failover-slot",
+        "--on-error=quarantine",
         "--reverse=total = round(price * 100)",
         "--lag-replica=one",
         "--lag-replica=two",
@@ -133,6 +134,7 @@ fn every_option_reaches_its_field() {
         },
         rollback_window: Some(Duration::from_secs(7_200)),
         failover_slot: true,
+        on_error: OnError::Quarantine,
     };
     let reverse = Reverse { column: "total".to_owned(), expression: "round(price * 100)".to_owned() };
     assert_eq!(read.reverse, [reverse]);
@@ -187,7 +189,7 @@ fn a_resumed_migration_keeps_what_is_not_typed_again() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 27] = [
+    let cases: [(&[&str], &str); 28] = [
         (&[], "Usage:"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&["alter"], "<TABLE>"),
@@ -207,6 +209,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
         (&["alter", "t", "", "--setting", "TimeZone"], "NAME=VALUE"),
         (&["alter", "t", "", "--setting", "a=1", "--setting", "A=2"], "given twice"),
         (&["alter", "t", "", "--format", "xml"], "xml"),
+        (&["alter", "t", "", "--on-error", "ignore"], "ignore"),
         (&["status", "seven"], "seven"),
         (&["alter", "t", "", "--reverse", "a = b"], "--rollback-window"),
         (&["alter", "t", "", "--rollback-window", "1h", "--reverse", "a=1", "--reverse", "a=2"], "given twice"),

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::later::{Ignored, LaterOptions};
 use super::name::{Columns, TableName};
-use super::options::{Changes, path};
+use super::options::{Changes, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
 use crate::report::Format;
@@ -115,6 +115,9 @@ pub(super) struct AlterArgs {
     /// How an old column comes back from a new row, for --rollback-window; may be repeated
     #[arg(long = "reverse", value_name = "COL = EXPRESSION")]
     pub(super) reverse: Vec<Reverse>,
+    /// A value that does not convert ends the run (abort), or becomes NULL, kept aside on request (null, quarantine)
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true, default_value_t = OnError::Abort)]
+    pub(super) on_error: OnError,
     #[command(flatten)]
     pub(super) beginning: Beginning,
 }

@@ -5,6 +5,7 @@ use crate::cli::{Connection, List, MigrateOptions, One};
 use crate::error::Failure;
 use crate::report::{Format, MigrationRow, Progress, migrations, numbers};
 use crate::state::{Migration, Phase};
+use crate::unconverted;
 
 /// All migrations of the database.
 pub async fn list(typed: List) -> Result<(), Failure> {
@@ -37,7 +38,10 @@ async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<()
             phase: m.phase.word().to_owned(),
             started: m.started_at.parse().map_err(|e| Failure::failed(format!("migration {}: {e}", m.id)))?,
             rows: u64::try_from(m.rows_copied).ok(),
-            note: note(&m, running, progress.as_ref()),
+            note: match unconverted::note(opened.store.conn(), &m).await? {
+                Some(more) => format!("{}; {more}", note(&m, running, progress.as_ref())),
+                None => note(&m, running, progress.as_ref()),
+            },
             progress,
             source: m.source,
         });

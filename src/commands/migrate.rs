@@ -43,6 +43,7 @@ impl Wanted {
             "settings": typed.options.settings,
             "way_back": typed.options.rollback_window.map(|_| &typed.reverse),
             "failover_slot": typed.options.failover_slot,
+            "on_error": typed.options.on_error,
         });
         Ok(Wanted {
             table: typed.table,
@@ -168,6 +169,7 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
         text: &wanted.text,
         primary_key: wanted.options.primary_key.as_deref(),
         settings: &settings,
+        on_error: wanted.options.on_error,
     };
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;

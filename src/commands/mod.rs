@@ -73,6 +73,7 @@ fn report_of(migration: &Migration, command: &str, facts: &ServerFacts) -> Repor
         source: Some(migration.source.clone()),
         targets: vec![migration.plan.target.name.plain()],
         server_version: Some(facts.version_text.clone()),
+        unconverted: crate::unconverted::figures(&migration.plan),
         ..Report::default()
     }
 }

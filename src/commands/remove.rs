@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::finish;
 use crate::pg::Role;
 use crate::state::{Ending, Migration, Phase};
+use crate::unconverted;
 
 /// Removes everything of a migration that has not swapped; the table is as it was.
 pub async fn abort(typed: One) -> Result<(), Failure> {
@@ -71,7 +72,12 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
     finish::drop_way_back(&context, &conn).await?;
     let old = finish::drop_by_oid(&context, &conn, gone).await?;
     context.store.forget(migration.id).await?;
-    let dropped = old.map_or_else(|| "the table was gone already".to_owned(), |t| format!("dropped {t}"));
+    let mut dropped = old.map_or_else(|| "the table was gone already".to_owned(), |t| format!("dropped {t}"));
+    if let Some(kept) = migration.plan.guard.as_ref().and_then(|guard| guard.table.as_ref())
+        && unconverted::is_there(&conn, kept).await?
+    {
+        dropped.push_str(&format!("; {} keeps the values that did not convert, and stays", kept.plain()));
+    }
     say(typed.format, "finished", migration.id, &format!("finished migration {}: {dropped}", migration.id));
     Ok(())
 }

@@ -33,12 +33,12 @@ async fn search(
 ) -> Result<Option<Failure>, Failure> {
     let statements = &leaf.statements;
     let (mut first, mut end) = range;
-    if fails(conn, &statements.insert(range)).await?.is_none() {
+    if fails(conn, &statements.insert_guarded(range)).await?.is_none() {
         return Ok(None);
     }
     while end - first > 1 {
         let middle = first + (end - first) / 2;
-        if fails(conn, &statements.insert((first, middle))).await?.is_some() {
+        if fails(conn, &statements.insert_guarded((first, middle))).await?.is_some() {
             end = middle;
         } else {
             first = middle;

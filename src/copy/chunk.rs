@@ -6,6 +6,7 @@ use super::ranges::BlockRange;
 use super::{Job, Leaf, SEEN_NEW, lock_leaf};
 use crate::drift;
 use crate::pg::{Conn, Error};
+use crate::plan::guard;
 
 /// What a chunk did.
 pub struct Copied {
@@ -15,16 +16,29 @@ pub struct Copied {
     pub journaled: u64,
 }
 
-/// Copies one range. `None` where the source's file is another one than was measured; then nothing was written.
+/// Copies one range; where a value does not convert and may become NULL, once more with the conversions guarded. `None` where the source's file is another one than was measured; then nothing was written.
 pub async fn copy(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
-    let done = attempt(conn, job, leaf, range).await;
+    match tried(conn, job, leaf, range, false).await {
+        Err(e) if guard::catches(&e) && job.plan.guard.is_some() => tried(conn, job, leaf, range, true).await,
+        done => done,
+    }
+}
+
+async fn tried(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange, guarded: bool) -> Result<Option<Copied>, Error> {
+    let done = attempt(conn, job, leaf, range, guarded).await;
     if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
         conn.batch("roll back chunk", "ROLLBACK").await?;
     }
     done
 }
 
-async fn attempt(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
+async fn attempt(
+    conn: &Conn,
+    job: &Job,
+    leaf: &Leaf,
+    range: BlockRange,
+    guarded: bool,
+) -> Result<Option<Copied>, Error> {
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin chunk", &begin).await?;
     let seen = drift::read(conn, &leaf.source).await?;
@@ -38,7 +52,11 @@ async fn attempt(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Resu
         conn.batch("end chunk", "ROLLBACK").await?;
         return Ok(Some(copied));
     }
-    let rows = conn.execute("copy chunk", &leaf.statements.insert(range), &[]).await?;
+    let insert = if guarded { leaf.statements.insert_guarded(range) } else { leaf.statements.insert(range) };
+    let rows = conn.execute("copy chunk", &insert, &[]).await?;
+    if let Some(sql) = leaf.statements.set_aside(range).filter(|_| guarded) {
+        conn.execute("set aside chunk", &sql, &[]).await?;
+    }
     let flag = conn.scalar("ask for new rows", &format!("SELECT current_setting('{SEEN_NEW}', true)")).await?;
     let journaled = match flag.as_deref() {
         Some("1") => conn.execute("journal new rows", &leaf.statements.journal(range), &[]).await?,

@@ -11,25 +11,32 @@ pub const SEEN_NEW: &str = "pgrecast.seen_new";
 #[derive(Debug, Clone)]
 pub struct Statements {
     insert_head: String,
+    guarded: Option<Guarded>,
     journal_head: String,
     from: String,
     alias: String,
     x0: u32,
 }
 
+/// What copies rows of which some do not convert.
+#[derive(Debug, Clone)]
+struct Guarded {
+    insert_head: String,
+    plan: Plan,
+    names: Names,
+}
+
 impl Statements {
     /// For a leaf of a plan whose X0 is known.
     pub fn new(plan: &Plan, leaf: &Leaf<'_>, names: &Names, x0: u32) -> Self {
-        let written = plan.written();
-        let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
-        let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
         let key = plan.key.columns.iter().map(|k| Ident(&k.source).to_string()).collect::<Vec<_>>().join(", ");
         Statements {
-            insert_head: format!(
-                "INSERT INTO {} ({columns}){}\nSELECT {values}",
-                plan.destination(leaf, names),
-                plan.overriding()
-            ),
+            insert_head: insert_head(plan, leaf, names),
+            guarded: plan.guarded(names).map(|guarded| Guarded {
+                insert_head: insert_head(&guarded, leaf, names),
+                plan: plan.clone(),
+                names: names.clone(),
+            }),
             journal_head: format!("INSERT INTO {}\nSELECT {key}, 0", names.journal(1)),
             from: plan.leaf_from(leaf.shape),
             alias: plan.alias(),
@@ -53,18 +60,37 @@ impl Statements {
     /// Copies the old rows of a range. A possibly new row is left out, and its presence is noted in [`SEEN_NEW`]: the
     /// range is read a second time only where there is one.
     pub fn insert(&self, range: BlockRange) -> String {
+        self.insert_by(&self.insert_head, range)
+    }
+
+    /// The same where values may become NULL that do not convert; plain where none may.
+    pub fn insert_guarded(&self, range: BlockRange) -> String {
+        self.insert_by(self.last_head(), range)
+    }
+
+    fn insert_by(&self, head: &str, range: BlockRange) -> String {
         format!(
-            "{} FROM {}\nWHERE {} AND CASE WHEN {} THEN set_config('{SEEN_NEW}', '1', true) IS NULL ELSE true END",
-            self.insert_head,
+            "{head} FROM {}\nWHERE {} AND CASE WHEN {} THEN set_config('{SEEN_NEW}', '1', true) IS NULL ELSE true END",
             self.from,
             self.range(range),
             self.possibly_new()
         )
     }
 
-    /// Copies one row, by its place.
+    fn last_head(&self) -> &str {
+        self.guarded.as_ref().map_or(&self.insert_head, |guarded| &guarded.insert_head)
+    }
+
+    /// Sets aside what does not convert of the rows that [`Statements::insert_guarded`] copies; `None` where nothing is.
+    pub fn set_aside(&self, range: BlockRange) -> Option<String> {
+        let Guarded { plan, names, .. } = self.guarded.as_ref()?;
+        let condition = format!("{} AND NOT ({})", self.range(range), self.possibly_new());
+        plan.set_aside_sql(names, &self.from, &condition)
+    }
+
+    /// Copies one row, by its place, as the last try of its chunk would.
     pub fn insert_row(&self, block: u32, offset: u32) -> String {
-        format!("{} FROM {}\nWHERE {}.ctid = '({block},{offset})'::tid", self.insert_head, self.from, self.alias)
+        format!("{} FROM {}\nWHERE {}.ctid = '({block},{offset})'::tid", self.last_head(), self.from, self.alias)
     }
 
     /// Journals the keys of the possibly new rows of a range.
@@ -82,6 +108,13 @@ impl Statements {
             self.possibly_new()
         )
     }
+}
+
+fn insert_head(plan: &Plan, leaf: &Leaf<'_>, names: &Names) -> String {
+    let written = plan.written();
+    let columns = written.iter().map(|(n, _)| Ident(n).to_string()).collect::<Vec<_>>().join(", ");
+    let values = written.iter().map(|(_, e)| e.clone()).collect::<Vec<_>>().join(", ");
+    format!("INSERT INTO {} ({columns}){}\nSELECT {values}", plan.destination(leaf, names), plan.overriding())
 }
 
 /// `LOCK TABLE … ACCESS SHARE`: taken before the transaction's snapshot, so that no rewrite by somebody else can come

@@ -10,6 +10,7 @@ mod statements;
 mod worker;
 
 pub use snapshot::{Snapshot, widen};
+use statements::Aside;
 pub use statements::Statements;
 use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
@@ -19,6 +20,7 @@ pub use worker::{Batch, Outcome, Settled, worker};
 use crate::copy::lock_source;
 use crate::drift;
 use crate::pg::{Conn, Error, named};
+use crate::plan::guard;
 use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
 
@@ -27,12 +29,38 @@ pub struct Flusher {
     conn: Conn,
     delete_gone: Statement,
     delete_all: Statement,
-    upsert: Statement,
-    around: Option<Around>,
+    plain: Writes,
+    guarded: Option<Guarded>,
     exchange: Option<Statement>,
     begin: String,
     check: String,
     columns: String,
+}
+
+/// What has the projection in it.
+struct Writes {
+    upsert: Statement,
+    around: Option<Around>,
+}
+
+impl Writes {
+    async fn prepare(conn: &Conn, sql: &Statements) -> Result<Self, Error> {
+        let around = match &sql.around {
+            Some(around) => Some(Around {
+                insert: conn.prepare("flush around neighbours", &around.insert).await?,
+                left_out: conn.prepare("find neighbours", &around.left_out).await?,
+            }),
+            None => None,
+        };
+        Ok(Writes { upsert: conn.prepare("flush upserts", &sql.upsert).await?, around })
+    }
+}
+
+/// What writes rows of which some do not convert, and what keeps those values in step.
+struct Guarded {
+    writes: Writes,
+    forget: Statement,
+    keep: Statement,
 }
 
 /// Writes what fits, and tells what does not.
@@ -66,10 +94,11 @@ impl Flusher {
     /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
     pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
         let sql = Statements::new(plan, names);
-        let around = match &sql.around {
-            Some(around) => Some(Around {
-                insert: conn.prepare("flush around neighbours", &around.insert).await?,
-                left_out: conn.prepare("find neighbours", &around.left_out).await?,
+        let guarded = match plan.guarded(names).zip(Aside::new(plan, names)) {
+            Some((guarded, aside)) => Some(Guarded {
+                writes: Writes::prepare(&conn, &Statements::new(&guarded, names)).await?,
+                forget: conn.prepare("flush forgets", &aside.forget).await?,
+                keep: conn.prepare("flush sets aside", &aside.keep).await?,
             }),
             None => None,
         };
@@ -78,11 +107,11 @@ impl Flusher {
             None => None,
         };
         Ok(Flusher {
-            around,
+            guarded,
             exchange,
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
-            upsert: conn.prepare("flush upserts", &sql.upsert).await?,
+            plain: Writes::prepare(&conn, &sql).await?,
             begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}", lock_source(plan)),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
@@ -98,12 +127,20 @@ impl Flusher {
         &self.conn
     }
 
-    /// Flushes the keys in a transaction of its own.
+    /// Flushes the keys in a transaction of its own; where a value does not convert and may become NULL, once more with
+    /// the conversions guarded.
     pub async fn flush(&self, keys: &[Key]) -> Result<Flushed, Error> {
-        match self.attempt(keys).await {
+        match self.flush_by(keys, None).await {
+            Err(e) if self.guarded.is_some() && guard::catches(&e) => self.flush_by(keys, self.guarded.as_ref()).await,
+            flushed => flushed,
+        }
+    }
+
+    async fn flush_by(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
+        match self.attempt(keys, guarded).await {
             Err(e) if is_conflict(&e) => {
                 self.roll_back().await?;
-                self.careful(keys).await
+                self.careful(keys, guarded).await
             }
             Err(e) => {
                 self.roll_back().await?;
@@ -129,32 +166,35 @@ impl Flusher {
         if self.conn.is_closed() { Ok(()) } else { self.conn.batch("roll back flush", "ROLLBACK").await }
     }
 
-    async fn attempt(&self, keys: &[Key]) -> Result<Flushed, Error> {
+    async fn attempt(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
+        let upsert = &self.writes(guarded).upsert;
         // One round trip: the server works through them in this order and skips the rest behind an error.
-        let (begun, checked, deleted, written) = tokio::join!(
+        let (begun, checked, deleted, written, aside) = tokio::join!(
             biased;
             self.conn.batch("begin flush", &self.begin),
             self.conn.simple("check source", &self.check),
             self.run("flush deletes", &self.delete_gone, &params),
-            self.run("flush upserts", &self.upsert, &params),
+            self.run("flush upserts", upsert, &params),
+            self.set_aside(guarded, &params),
         );
         begun?;
         let snapshot = self.read_check(checked?)?;
         deleted?;
         written?;
+        aside?;
         self.conn.batch("commit flush", "COMMIT").await?;
         Ok(Flushed { snapshot, conflicts: Conflicts::default() })
     }
 
     /// All keys are removed first, so that rows which trade a unique value among themselves cannot meet; those that
     /// still meet a neighbour outside of the batch are left out.
-    async fn careful(&self, keys: &[Key]) -> Result<Flushed, Error> {
+    async fn careful(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
         self.conn.batch("begin flush", &self.begin).await?;
         let outcome = async {
             let snapshot = self.read_check(self.conn.simple("check source", &self.check).await?)?;
-            let conflicts = self.replace(keys).await?;
+            let conflicts = self.replace_by(keys, guarded).await?;
             self.conn.batch("commit flush", "COMMIT").await?;
             Ok(Flushed { snapshot, conflicts })
         }
@@ -168,21 +208,27 @@ impl Flusher {
     /// Removes the keys and writes their rows again, inside the transaction that is open; gives back those that met a
     /// neighbour, which are then absent from the shadow.
     pub async fn replace(&self, keys: &[Key]) -> Result<Conflicts, Error> {
+        self.replace_by(keys, self.guarded.as_ref()).await
+    }
+
+    async fn replace_by(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Conflicts, Error> {
+        let writes = self.writes(guarded);
         let arrays = Arrays::new(keys);
         let params = arrays.params();
         if let Some(exchange) = &self.exchange {
             // What it has met stays as it was: a row of the old table has columns that only it knows.
             return self.halve("flush exchanges", exchange, keys).await;
         }
+        self.set_aside(guarded, &params).await?;
         self.run("flush removals", &self.delete_all, &params).await?;
-        let Some(around) = &self.around else { return self.halve("flush upserts", &self.upsert, keys).await };
+        let Some(around) = &writes.around else { return self.halve("flush upserts", &writes.upsert, keys).await };
         self.run("flush around neighbours", &around.insert, &params).await?;
         let left_out = named("find neighbours", self.conn.client().query(&around.left_out, &params)).await?;
         let positions = left_out.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect();
         let mut conflicts = Conflicts { positions, error: None };
         // Only the server can say which row is in the way of which.
         if let Some(first) = conflicts.positions.first().copied() {
-            let alone = self.halve("flush upserts", &self.upsert, &keys[first..=first]).await?;
+            let alone = self.halve("flush upserts", &writes.upsert, &keys[first..=first]).await?;
             conflicts.error = alone.error;
             if alone.positions.is_empty() {
                 conflicts.positions.remove(0);
@@ -220,17 +266,39 @@ impl Flusher {
         Ok(conflicts)
     }
 
-    /// Deletes and upserts inside the transaction that is open.
+    /// Deletes and upserts inside the transaction that is open, with the conversions guarded where they are to be: there is
+    /// no second try.
     pub async fn write(&self, keys: &[Key]) -> Result<(), Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
-        let (deleted, written) = tokio::join!(
+        let guarded = self.guarded.as_ref();
+        let (deleted, written, aside) = tokio::join!(
             biased;
             self.run("flush deletes", &self.delete_gone, &params),
-            self.run("flush upserts", &self.upsert, &params),
+            self.run("flush upserts", &self.writes(guarded).upsert, &params),
+            self.set_aside(guarded, &params),
         );
         deleted?;
         written?;
+        aside
+    }
+
+    fn writes<'a>(&'a self, guarded: Option<&'a Guarded>) -> &'a Writes {
+        guarded.map_or(&self.plain, |guarded| &guarded.writes)
+    }
+
+    /// Brings the values that do not convert up to date. Where the plain conversions have passed there are none.
+    async fn set_aside(&self, guarded: Option<&Guarded>, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        let Some(all) = &self.guarded else { return Ok(()) };
+        let keep = async {
+            match guarded {
+                Some(guarded) => self.run("flush sets aside", &guarded.keep, params).await,
+                None => Ok(0),
+            }
+        };
+        let (forgotten, kept) = tokio::join!(biased; self.run("flush forgets", &all.forget, params), keep);
+        forgotten?;
+        kept?;
         Ok(())
     }
 

@@ -25,6 +25,39 @@ pub struct Statements {
     pub exchange: Option<String>,
 }
 
+/// Keeps the values that do not convert in step with the rows.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// Takes those of the keys out.
+    pub forget: String,
+    /// Puts those of the keys' rows in, as the source has them now.
+    pub keep: String,
+}
+
+impl Aside {
+    /// For a plan; `None` where such a value ends the run.
+    pub fn new(plan: &Plan, names: &Names) -> Option<Aside> {
+        let (alias, source) = (plan.alias(), plan.whole_source());
+        let equal = |left: &str, right: &str| {
+            let columns = plan.key.columns.iter();
+            let columns = columns.map(|k| format!("{left}.{0} {1} {right}.{0}", Ident(&k.source), k.source_equal));
+            columns.collect::<Vec<_>>().join(" AND ")
+        };
+        let rows = format!(
+            "(SELECT src.* FROM ({}) AS changed JOIN {source} AS src ON {}) AS {alias}",
+            each_key_once(plan),
+            equal("src", "changed")
+        );
+        let forget = format!(
+            "DELETE FROM {} AS aside USING ({}) AS changed WHERE {}",
+            names.quarantine(),
+            every_key(plan),
+            equal("aside", "changed")
+        );
+        plan.set_aside_sql(names, &rows, "true").map(|keep| Aside { forget, keep })
+    }
+}
+
 /// Writes what fits, and tells what does not.
 #[derive(Debug, Clone)]
 pub struct Around {

@@ -1,6 +1,7 @@
 //! Source, clauses and options become a [`Plan`]: final names, key, conversions that need a setting.
 
 use super::ddl::free_name;
+use super::guard;
 use super::key;
 use super::model::{self, Modelled, Volatility};
 use super::partitioning;
@@ -8,6 +9,7 @@ use super::partitions;
 use super::shape::{Origin, Shape};
 use super::tree::{self, Branch, Tree};
 use super::types::{IdentityChange, Layout, Partition, Plan, Value};
+use crate::cli::OnError;
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
 use crate::spec::{Clauses, Spec};
@@ -22,6 +24,8 @@ pub struct Request<'a> {
     pub primary_key: Option<&'a [String]>,
     /// `--setting`.
     pub settings: &'a [(String, String)],
+    /// `--on-error`.
+    pub on_error: OnError,
 }
 
 /// Plans. `conn` must still have the role's own search path; nothing is changed.
@@ -54,7 +58,7 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         names.rename_parents(&mut shape);
         Branch { shape, ..branch.clone() }
     });
-    Ok(Plan {
+    let mut plan = Plan {
         branches: branches.collect(),
         layout: Layout::Kept,
         series: None,
@@ -69,8 +73,11 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         identity,
         settings: request.settings.to_vec(),
         clauses: request.text.to_owned(),
+        guard: None,
         back: None,
-    })
+    };
+    plan.guard = guard::choose(conn, &plan, &modelled.conversions, request.on_error).await?;
+    Ok(plan)
 }
 
 /// `--primary-key` is a short form of two clauses.

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod ddl;
+pub mod guard;
 pub mod key;
 pub mod kin;
 pub mod model;

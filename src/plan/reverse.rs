@@ -61,6 +61,7 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         identity,
         settings: plan.settings.clone(),
         clauses: text,
+        guard: None,
         back: None,
     })
 }

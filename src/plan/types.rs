@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::guard::{Function, Guard};
 use super::shape::{Column, Shape};
 use super::tree::Branch;
 use crate::pg::sql::plain_ident;
@@ -40,6 +41,9 @@ pub struct Plan {
     pub settings: Vec<(String, String)>,
     /// The clauses as typed, or the partitioning in words.
     pub clauses: String,
+    /// What becomes of values that do not convert; where none, one of them ends the run.
+    #[serde(default)]
+    pub guard: Option<Guard>,
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
     pub back: Option<Box<Plan>>,
@@ -395,6 +399,24 @@ impl Names {
     /// What the name of every such function begins with.
     pub fn old_function_prefix(&self) -> String {
         format!("function_{}_", self.id)
+    }
+
+    /// A function of the nth guarded column.
+    pub fn guard(&self, function: Function, n: usize) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("{}{n}", self.guard_prefix(function)))
+    }
+
+    /// What the names of those functions begin with.
+    pub fn guard_prefix(&self, function: Function) -> String {
+        match function {
+            Function::Conversion => format!("convert_{}_", self.id),
+            Function::Refusal => format!("refuse_{}_", self.id),
+        }
+    }
+
+    /// Where the values are that do not convert, until the swap.
+    pub fn quarantine(&self) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("quarantine_{}", self.id))
     }
 
     /// The journal's nth generation.

@@ -48,6 +48,22 @@ pub struct Report {
     pub verify: VerifyFigures,
     /// How long copy and flush were held back.
     pub throttled_seconds: ThrottledSeconds,
+    /// Values that did not convert, once the tables are swapped; none where one would have ended the run.
+    #[serde(default)]
+    pub unconverted: Option<Unconverted>,
+}
+
+/// Values that became NULL because they did not convert.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconverted {
+    /// All of them.
+    pub values: u64,
+    /// Rows that have one or more.
+    pub rows: u64,
+    /// How many each column has.
+    pub columns: BTreeMap<String, u64>,
+    /// The table that keeps them, where that was asked for and there are any.
+    pub table: Option<String>,
 }
 
 /// Seconds of each phase, over all runs of the migration.
@@ -181,11 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn the_file_has_exactly_the_fields_of_the_contract() {
+    fn the_file_has_exactly_the_fields_that_are_documented() {
         let report = serde_json::to_value(Report::default()).expect("JSON");
         let top = "id command source targets outcome server_version rows_copied bytes_copied keys_journaled \
                    keys_flushed chunks seconds cutover wal_bytes peak_slot_wal_bytes peak_lag peak_rss_bytes verify \
-                   throttled_seconds";
+                   throttled_seconds unconverted";
         assert_eq!(keys(&report), sorted(top));
         assert_eq!(keys(&report["seconds"]), sorted("total prepare copy index catch_up verify ready"));
         assert_eq!(keys(&report["cutover"]), sorted("attempts lock_wait write_blocked final_keys"));

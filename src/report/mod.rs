@@ -20,7 +20,9 @@ mod view;
 
 pub use event::{Event, Phase, Progress};
 pub use failure::render_failure;
-pub use file::{CutoverFigures, PhaseSeconds, Report, Summary, ThrottledSeconds, VerifyFigures, peak_rss_bytes};
+pub use file::{
+    CutoverFigures, PhaseSeconds, Report, Summary, ThrottledSeconds, Unconverted, VerifyFigures, peak_rss_bytes,
+};
 pub use json::Json;
 pub use lines::Lines;
 pub use reporter::{Reporter, on_stdout};

@@ -8,7 +8,7 @@ use super::numbers::{bytes, count, counted, seconds};
 pub(super) fn lines(summary: &Summary) -> Vec<String> {
     let report = &summary.report;
     let told = [copied(report), followed(report), phases(&report.seconds)];
-    let told = told.into_iter().chain([compared(report), waited(report), what_stays(summary)]);
+    let told = told.into_iter().chain([compared(report), unconverted(report), waited(report), what_stays(summary)]);
     let mut lines = vec![headline(report)];
     lines.extend(told.flatten().map(|line| format!("  {line}")));
     lines
@@ -51,6 +51,17 @@ fn compared(report: &Report) -> Option<String> {
     Some(verified(figures.rows_compared?, figures.differences?, figures.rechecked.unwrap_or(0)))
 }
 
+fn unconverted(report: &Report) -> Option<String> {
+    let found = report.unconverted.as_ref()?;
+    if found.values == 0 {
+        return Some("every value converted".to_owned());
+    }
+    let columns: Vec<String> = found.columns.iter().map(|(c, n)| format!("{c} {}", count(*n))).collect();
+    let kept = found.table.as_ref().map(|t| format!(", kept in {t}")).unwrap_or_default();
+    let (values, rows) = (counted(found.values, "value"), counted(found.rows, "row"));
+    Some(format!("{values} of {rows} did not convert and became NULL ({}){kept}", columns.join(", ")))
+}
+
 fn waited(report: &Report) -> Option<String> {
     let figures = &report.cutover;
     let blocked = seconds(figures.write_blocked?);
@@ -75,7 +86,7 @@ pub(super) fn verified(rows: u64, differences: u64, rechecked: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::samples;
+    use crate::report::{Unconverted, samples};
 
     #[test]
     fn a_done_run_tells_all_of_it() {
@@ -95,6 +106,20 @@ mod tests {
     fn a_run_that_came_to_nothing_tells_only_that() {
         let report = Report { command: "alter".to_owned(), outcome: "refused".to_owned(), ..Report::default() };
         assert_eq!(lines(&Summary { report, old_table: None }), ["refused: alter"]);
+    }
+
+    #[test]
+    fn what_did_not_convert_is_told() {
+        let told = |unconverted| unconverted_of(Report { unconverted: Some(unconverted), ..Report::default() });
+        assert_eq!(told(Unconverted::default()), "every value converted");
+        let columns = [("a".to_owned(), 2), ("b".to_owned(), 1)].into();
+        let found = Unconverted { values: 3, rows: 2, columns, table: Some("public.t_quarantine".to_owned()) };
+        let expected = "3 values of 2 rows did not convert and became NULL (a 2, b 1), kept in public.t_quarantine";
+        assert_eq!(told(found), expected);
+    }
+
+    fn unconverted_of(report: Report) -> String {
+        unconverted(&report).expect("a line")
     }
 
     #[test]

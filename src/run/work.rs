@@ -24,7 +24,7 @@ use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
 use crate::throttle::{Kind, Throttle, throttle};
-use crate::{fill, index, prepare, slot};
+use crate::{fill, index, prepare, slot, unconverted};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -170,6 +170,7 @@ impl Work {
             }
         }
         self.context.store.set_phase(self.context.id, state::Phase::Copy, state::Phase::Index).await?;
+        unconverted::say(&self.context, self.context.store.conn()).await?;
         Ok(Copied(()))
     }
 

@@ -10,7 +10,7 @@ use super::Site;
 use super::buckets::{Group, Sums, Suspects};
 use super::kept::{self, Done, Keeper, State};
 use super::pass::{self, Pass};
-use super::statements::{Buckets, Part, Side};
+use super::statements::{Buckets, Part, Side, Statements};
 use crate::copy::ranges::BlockRange;
 use crate::error::Failure;
 
@@ -81,9 +81,9 @@ impl Pass for Digest<'_> {
     type Item = Group;
     const NAME: &'static str = "digest chunk";
 
-    fn sql(&self, part: Part) -> String {
+    fn sql(&self, statements: &Statements, part: Part) -> String {
         let level = u32::try_from(self.within.len()).unwrap_or(0);
-        self.site.statements.digest(part, Buckets { bits: self.bits, level })
+        statements.digest(part, Buckets { bits: self.bits, level })
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {

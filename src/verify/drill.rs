@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Site;
 use super::pass::{self, Pass};
-use super::statements::{Part, Side};
+use super::statements::{Part, Side, Statements};
 use crate::error::Failure;
 use crate::stream::Key;
 
@@ -29,7 +29,7 @@ pub struct Candidates {
 /// # Errors
 /// As [`pass::run`].
 pub async fn candidates(site: &Site, bits: u32, within: &[Vec<u8>]) -> Result<Candidates, Failure> {
-    let pairs = Pairs { site, bits, within, state: Mutex::default() };
+    let pairs = Pairs { bits, within, state: Mutex::default() };
     pass::run(site, &[Side::Shadow], &pairs).await?;
     pass::run(site, &[Side::Source], &pairs).await?;
     let State { shadow, source } = pairs.state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ pub async fn candidates(site: &Site, bits: u32, within: &[Vec<u8>]) -> Result<Ca
     let extra: Vec<i64> = shadow.into_keys().filter(|hash| !named.contains(hash)).collect();
     let mut candidates = Candidates { source: source.into_iter().map(|(_, key)| key).collect(), shadow: Vec::new() };
     if !extra.is_empty() {
-        let names = Names { site, hashes: extra, keys: Mutex::default() };
+        let names = Names { hashes: extra, keys: Mutex::default() };
         pass::run(site, &[Side::Shadow], &names).await?;
         candidates.shadow = names.keys.into_inner().unwrap_or_else(PoisonError::into_inner);
         // A row that moved was read twice.
@@ -49,7 +49,6 @@ pub async fn candidates(site: &Site, bits: u32, within: &[Vec<u8>]) -> Result<Ca
 }
 
 struct Pairs<'a> {
-    site: &'a Site,
     bits: u32,
     within: &'a [Vec<u8>],
     state: Mutex<State>,
@@ -74,8 +73,8 @@ impl Pass for Pairs<'_> {
     type Item = Pair;
     const NAME: &'static str = "read suspects";
 
-    fn sql(&self, part: Part) -> String {
-        self.site.statements.pairs(part, self.bits, u32::try_from(self.within.len()).unwrap_or(0))
+    fn sql(&self, statements: &Statements, part: Part) -> String {
+        statements.pairs(part, self.bits, u32::try_from(self.within.len()).unwrap_or(0))
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -110,18 +109,17 @@ impl Pass for Pairs<'_> {
     }
 }
 
-struct Names<'a> {
-    site: &'a Site,
+struct Names {
     hashes: Vec<i64>,
     keys: Mutex<Vec<Key>>,
 }
 
-impl Pass for Names<'_> {
+impl Pass for Names {
     type Item = Option<Key>;
     const NAME: &'static str = "read keys of suspects";
 
-    fn sql(&self, part: Part) -> String {
-        self.site.statements.keys(part)
+    fn sql(&self, statements: &Statements, part: Part) -> String {
+        statements.keys(part)
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {

@@ -28,7 +28,7 @@ use crate::copy::lock_source;
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Connector, Error, QualifiedName, Role};
-use crate::plan::types::Plan;
+use crate::plan::types::{Names, Plan};
 use crate::report::Reporter;
 use crate::retry::Retry;
 use crate::stream::Key;
@@ -85,6 +85,8 @@ pub struct Job {
     pub connector: Connector,
     /// The plan.
     pub plan: Arc<Plan>,
+    /// The migration's names.
+    pub names: Names,
     /// Where that is the way back of a migration, the migration's own.
     pub forth: Option<Arc<Plan>>,
     /// The table to compare with the source.
@@ -167,6 +169,8 @@ struct Site {
     job: Job,
     progress: Arc<Progress>,
     statements: Statements,
+    /// The same with every conversion guarded that may be, for what fails otherwise.
+    guarded: Option<Statements>,
     /// The source's tables that hold rows.
     leaves: Vec<QualifiedName>,
     /// Begins a transaction and reads the source's fingerprint.
@@ -219,10 +223,13 @@ pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> R
 impl Site {
     /// Also says how many rows the source is thought to have.
     async fn open(job: Job, progress: Arc<Progress>) -> Result<(Site, u64), Failure> {
-        let statements = match &job.forth {
-            None => Statements::new(&job.plan, &job.shadow, &job.shadow_leaves)?,
-            Some(forth) => Statements::of_way_back(forth, &job.plan, &job.shadow)?,
+        let forth = job.forth.as_ref().unwrap_or(&job.plan);
+        let by = |forth: &Plan| match &job.forth {
+            None => Statements::new(forth, &job.shadow, &job.shadow_leaves),
+            Some(_) => Statements::of_way_back(forth, &job.plan, &job.shadow),
         };
+        let statements = by(&forth.compared(&job.names))?;
+        let guarded = forth.guarded(&job.names).map(|forth| by(&forth)).transpose()?;
         let source = &job.plan.source;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; {}",
@@ -237,7 +244,12 @@ impl Site {
             }
         };
         let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).collect();
-        Ok((Site { begin, columns, statements, leaves, job, progress }, rows))
+        Ok((Site { begin, columns, statements, guarded, leaves, job, progress }, rows))
+    }
+
+    /// What fails for no value that may become NULL.
+    fn last(&self) -> &Statements {
+        self.guarded.as_ref().unwrap_or(&self.statements)
     }
 
     /// Source rows read so far.

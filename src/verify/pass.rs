@@ -14,11 +14,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Site;
-use super::statements::{Blocks, Part, Side};
+use super::statements::{Blocks, Part, Side, Statements};
 use crate::copy::ranges::{BlockRange, Ranges};
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Literal, QualifiedName, Role};
+use crate::plan::guard;
 use crate::plan::types::Layout;
 use crate::retry::Retry;
 
@@ -29,8 +30,8 @@ pub trait Pass: Sync {
     /// The statement's name.
     const NAME: &'static str;
 
-    /// The statement.
-    fn sql(&self, part: Part) -> String;
+    /// The statement, one of these.
+    fn sql(&self, statements: &Statements, part: Part) -> String;
 
     /// Its parameters.
     fn params(&self) -> Vec<&(dyn ToSql + Sync)>;
@@ -151,7 +152,7 @@ async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> 
                 },
             };
             let begun = Instant::now();
-            match site.within(&open, chunk(&open, pass, part)).await {
+            match read(site, &open, pass, part).await {
                 Ok(items) => {
                     retry.reset();
                     pass.merge(part, items?);
@@ -175,9 +176,17 @@ async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> 
     Ok(())
 }
 
-async fn chunk<P: Pass>(conn: &Conn, pass: &P, part: Part) -> Result<Vec<P::Item>, Error> {
+/// Reads a range; where a value does not convert that may become NULL, once more with the conversions guarded.
+async fn read<P: Pass>(site: &Site, conn: &Conn, pass: &P, part: Part) -> Result<Result<Vec<P::Item>, Failure>, Error> {
+    match (site.within(conn, chunk(conn, pass, &site.statements, part)).await, &site.guarded) {
+        (Err(e), Some(guarded)) if guard::catches(&e) => site.within(conn, chunk(conn, pass, guarded, part)).await,
+        (read, _) => read,
+    }
+}
+
+async fn chunk<P: Pass>(conn: &Conn, pass: &P, statements: &Statements, part: Part) -> Result<Vec<P::Item>, Error> {
     let lost = |e: tokio_postgres::Error| Error::from_client(P::NAME, &e);
-    let sql = pass.sql(part);
+    let sql = pass.sql(statements, part);
     tracing::debug!(statement = P::NAME, sql, "query");
     let mut rows = pin!(conn.client().query_raw(&sql, pass.params()).await.map_err(lost)?);
     let mut items = Vec::new();

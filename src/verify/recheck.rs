@@ -175,7 +175,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
     async fn unequal(&mut self, keys: &[Key]) -> Result<Vec<Unequal>, Failure> {
         let site = self.site;
         let mut left: Vec<Unequal> = Vec::new();
-        for (n, way) in site.statements.compare.iter().enumerate() {
+        for (n, way) in site.last().compare.iter().enumerate() {
             let asked: Vec<Key> = if n == 0 { keys.to_vec() } else { left.iter().map(|u| u.key.clone()).collect() };
             let found = self.unequal_by(way, asked).await?;
             left = match n {
@@ -201,7 +201,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
                     if part.len() > 1 {
                         let rest = part.split_off(part.len() / 2);
                         parts.extend([rest, part]);
-                    } else if !self.query("find keys", "", &self.site.statements.present, &part).await?.is_empty() {
+                    } else if !self.query("find keys", "", &self.site.last().present, &part).await?.is_empty() {
                         found.extend(part.pop().map(|key| Unequal { key, kind: Kind::Missing, columns: Vec::new() }));
                     }
                 }
@@ -236,7 +236,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
 
     /// Source keys, each with the target key that it makes, and target keys of which no source key is known.
     async fn invert(&mut self, targets: &[Key]) -> Result<(Vec<(Key, Key)>, Vec<Key>), Failure> {
-        let rows = match self.query("invert keys", "", &self.site.statements.invert, targets).await {
+        let rows = match self.query("invert keys", "", &self.site.last().invert, targets).await {
             Ok(rows) => rows,
             // One of them is no value of the source's type.
             Err(failure) if failure.is_data() => Vec::new(),
@@ -283,7 +283,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
     /// The source rows of target keys, by reading the whole source.
     async fn look_through_source(&mut self, targets: &[Key]) -> Result<Vec<(usize, Option<Key>)>, Failure> {
         let settings = "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on";
-        let rows = self.query("search keys", settings, &self.site.statements.search, targets).await?;
+        let rows = self.query("search keys", settings, &self.site.last().search, targets).await?;
         keyed(&rows, "search keys")
     }
 

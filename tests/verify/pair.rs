@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgrecast::cli::OnError;
 use pgrecast::pg::sql::ident_list;
 use pgrecast::pg::{Connector, QualifiedName, Role, Target};
 use pgrecast::plan::build::{self, Request};
 use pgrecast::plan::ddl::{self, Purpose};
 use pgrecast::plan::tree;
-use pgrecast::plan::types::Plan;
+use pgrecast::plan::types::{Names, Plan};
 use pgrecast::spec::{Clauses, Spec};
 use pgrecast::throttle::{Held, Throttle, throttle};
 use pgrecast::verify::{self, InStep, Job, Progress, Verdict};
@@ -89,6 +90,7 @@ impl Pair {
             shadow_leaves: vec![self.shadow.clone()],
             jobs: 2,
             throttle,
+            names: Names::new(0),
             forth: None,
             keep: None,
         }
@@ -111,6 +113,6 @@ async fn plan(connector: &Connector, clauses: &str) -> Plan {
     let source = tree::tree(&control, oid).await.expect("a shape");
     let planner = connector.open(Role::Planner).await.expect("a connection");
     let spec = Spec::Alter(Clauses::parse(clauses).expect("clauses"));
-    let request = Request { spec: &spec, text: clauses, primary_key: None, settings: &[] };
+    let request = Request { spec: &spec, text: clauses, primary_key: None, settings: &[], on_error: OnError::Abort };
     build::plan(&planner, source, &request, 150_000).await.expect("a plan")
 }

@@ -51,6 +51,7 @@ const LINES: &[&[&str]] = &[
         "--setting=my.x = a=b",
         "--reverse=total = round(price * 100)",
         "--reverse=\"a=B\"=x = 1",
+        "--on-error=quarantine",
         "--rollback-window=2h",
     ],
     &[

@@ -75,8 +75,9 @@ impl Applier {
         let leaves = plan.leaves().into_iter().filter(|leaf| relations.contains(&leaf.shape.oid));
         let (oids, shadows): (Vec<String>, Vec<String>) =
             leaves.map(|leaf| (leaf.shape.oid.to_string(), plan.destination(&leaf, names).to_string())).unzip();
+        let aside = plan.forget_truncated_sql(names).map(|sql| format!("{sql}; ")).unwrap_or_default();
         let sql = format!(
-            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; UPDATE pgrecast.leaf SET copy_over = true WHERE migration = {} AND relation IN ({}); COMMIT",
+            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; {aside}UPDATE pgrecast.leaf SET copy_over = true WHERE migration = {} AND relation IN ({}); COMMIT",
             shadows.join(", "),
             self.job.id,
             oids.join(", ")

@@ -85,6 +85,7 @@ pub async fn plan(
         left_off: spec.left_off.clone(),
         settings: Vec::new(),
         clauses: request.text.to_owned(),
+        guard: None,
         back: None,
     })
 }

@@ -11,6 +11,7 @@ mod keys;
 mod large;
 mod materialized;
 mod named;
+mod on_error;
 mod partition_keys;
 mod partitioned;
 mod planted;
