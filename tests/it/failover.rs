@@ -39,7 +39,8 @@ impl Pair {
         }
         db.sql(&format!("SELECT pg_create_physical_replication_slot('{STANDBY}', true)"));
         synchronized(&db, STANDBY);
-        let standby = standby_of(&primary, STANDBY, settings);
+        let synchronizes = [settings, &[("sync_replication_slots", "on")]].concat();
+        let standby = standby_of(&primary, STANDBY, &synchronizes);
         let streams = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{STANDBY}'");
         wait_until(&db, "the standby", &streams, "t");
         db.sql(Shape::plain_ddl());

@@ -45,16 +45,10 @@ pub fn vacuuming_server() -> Server {
     ])
 }
 
-/// A standby of `primary`, which has a slot of this name for it: it synchronizes slots, and has the same databases,
-/// roles and passwords.
+/// A standby of `primary`, which has a slot of this name for it, with the same databases, roles and passwords.
 pub fn standby_of(primary: &Server, slot: &str, settings: &[(&str, &str)]) -> Server {
     let from = primary.dsn();
-    let streams = [
-        ("primary_conninfo", from.as_str()),
-        ("primary_slot_name", slot),
-        ("hot_standby_feedback", "on"),
-        ("sync_replication_slots", "on"),
-    ];
+    let streams = [("primary_conninfo", from.as_str()), ("primary_slot_name", slot), ("hot_standby_feedback", "on")];
     let all: Vec<(&str, &str)> = SETTINGS.iter().chain(&streams).chain(settings).copied().collect();
     let bin = test_bin();
     // Both began with the same files, and the primary still has all WAL since.
