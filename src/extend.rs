@@ -10,7 +10,7 @@ use crate::pg::Role;
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::partitioning;
 use crate::plan::tree::{self, Node};
-use crate::plan::types::{Member, Plan};
+use crate::plan::types::{IdentityChange, Member, Partition, Plan};
 use crate::report::Event;
 use crate::state::{Migration, Phase, Store};
 
@@ -23,6 +23,9 @@ pub async fn run(context: &Context, migration: &Migration, place: &str) -> Resul
     let Some(branch) = partitioning::branch(&conn, &context.plan, place).await? else { return Ok(None) };
     let mut plan = Plan::clone(&context.plan);
     let name = branch.shape.name.plain();
+    if let Some(back) = &mut plan.back {
+        back.partitions.push(Partition { branch: branch.clone(), identity: IdentityChange::None });
+    }
     plan.branches.push(branch);
     let Some(member) = plan.members(&context.names).pop() else { return Ok(None) };
     let steps = statements(context, &plan, &member, migration.phase);

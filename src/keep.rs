@@ -18,6 +18,7 @@ use crate::finish;
 use crate::follow::Follower;
 use crate::monitor::{Board, Monitor};
 use crate::pg::{Literal, Role};
+use crate::plan::reverse::found_again;
 use crate::plan::tree;
 use crate::plan::types::{Names, Plan};
 use crate::report::{Event, Phase};
@@ -34,7 +35,7 @@ pub async fn begin(context: &Context, migration: &Migration) -> Result<(), Failu
         let oid = format!("SELECT {}::regclass::oid", Literal(&plan.target.name.to_string()));
         let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
         let oid = oid.ok_or_else(|| Failure::failed("the new table was not found"))?;
-        back.source = past_locks(async || tree::alone(conn, oid).await).await?;
+        found_again(back, past_locks(async || tree::tree(conn, oid).await).await?);
         context.store.keep_plan(context.id, &plan).await?;
     }
     context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Keep).await
@@ -93,6 +94,17 @@ impl Following {
         Ok(following)
     }
 
+    /// A partition that somebody adds is not followed, and nothing that is written to it tells of it: it is looked for.
+    async fn still(&self, back: &Context) -> Result<(), Failure> {
+        if !back.plan.source.is_partitioned() {
+            return Ok(());
+        }
+        match drift::read(back.store.conn(), &back.plan.source).await?.columns == self.fingerprint.columns {
+            true => Ok(()),
+            false => drift::check(back.store.conn(), &back.plan).await,
+        }
+    }
+
     /// A comparison of the new table with the old one.
     fn comparison<'a>(&'a self, back: &'a Context) -> Comparison<'a> {
         let Following { follower, forth, throttle, board, .. } = self;
@@ -103,6 +115,16 @@ impl Following {
     pub async fn stop(self) -> Result<(), Failure> {
         self.monitor.abort();
         self.follower.stop().await
+    }
+}
+
+/// Says what helps where somebody has changed the new table: its migration is past being aborted.
+pub fn after_swap(failure: Failure) -> Failure {
+    match &failure.hint {
+        Some(hint) if hint.contains("pgrecast abort") => {
+            failure.hint("Take it back first: what it does to rows is not followed, so a rollback could lose writes.")
+        }
+        _ => failure,
     }
 }
 
@@ -166,6 +188,9 @@ async fn begin_following(
 async fn answer(back: &Context, following: &Following) -> Failure {
     let comparison = following.comparison(back);
     loop {
+        if let Err(failure) = following.still(back).await {
+            return failure;
+        }
         if let Err(failure) = comparison.answer(state::Phase::Keep, Phase::Keep).await {
             return failure;
         }

@@ -29,7 +29,7 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option
         compare::allows(migration)?;
     }
     let figures = match migration.map(|m| m.phase) {
-        Some(state::Phase::Keep) => Some(swap(back, options).await?),
+        Some(state::Phase::Keep) => Some(swap(back, options).await.map_err(keep::after_swap)?),
         _ => None,
     };
     clean_up(back).await?;

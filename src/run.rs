@@ -166,7 +166,7 @@ impl Run {
             self.report.seconds.verify = Some(begun.elapsed().as_secs_f64());
             self.report.verify = board.figures();
         }
-        ended
+        ended.map_err(keep::after_swap)
     }
 
     /// Nothing of worth is made before the copy: a run that cannot prepare leaves nothing behind.

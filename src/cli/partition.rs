@@ -74,12 +74,6 @@ pub enum PartitionBy {
 impl Partition {
     pub(super) fn check(typed: PartitionArgs) -> Result<Self, Failure> {
         let Begun { dry_run, options, connection, output } = typed.beginning.check(typed.primary_key)?;
-        if options.rollback_window.is_some() {
-            return Err(Failure::refused("there is no way back for --rollback-window: the table becomes partitioned")
-                .hint(
-                    "Leave --rollback-window out: the old table stays as it was at the swap until `pgrecast finish`.",
-                ));
-        }
         let by = PartitionBy::check(Method {
             range: typed.range,
             every: typed.every,

@@ -66,6 +66,7 @@ impl Wanted {
             "default_partition": typed.default_partition,
             "left_off": typed.drop_constraints,
             "primary_key": typed.options.primary_key,
+            "way_back": typed.options.rollback_window.is_some(),
             "failover_slot": typed.options.failover_slot,
         });
         Ok(Wanted {
@@ -179,7 +180,7 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
     let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     let ties = ties.for_target(&plan);
     if wanted.options.rollback_window.is_some() {
-        preflight::refusal(ties.no_way_back(plan.source.is_partitioned()))?;
+        preflight::refusal(ties.no_way_back(&plan))?;
         plan.back = Some(Box::new(reverse(&planner, &plan, &wanted.reverse, opened.facts.version).await?));
     }
     let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;

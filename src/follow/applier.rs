@@ -199,7 +199,7 @@ impl Applier {
                 Flusher { batches, busy: false }
             })
             .collect::<Vec<_>>();
-        let partitions = flushers.len();
+        let backlog = Backlog::new(flushers.len()).together(&job.plan.key.together);
         let writer = Writer::start(job.connector.clone(), job.names.clone());
         let drainer = Drainer::start(job.connector.clone(), job.plan.clone(), job.names.clone());
         Ok(Applier {
@@ -217,7 +217,7 @@ impl Applier {
             writer,
             writing: None,
             drainer,
-            backlog: Backlog::new(partitions),
+            backlog,
             gathering_since: None,
             flushers,
             outcomes,

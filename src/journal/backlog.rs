@@ -49,6 +49,8 @@ struct Partition {
 #[derive(Debug)]
 pub struct Backlog {
     partitions: Vec<Partition>,
+    /// See [`Backlog::together`].
+    together: Vec<usize>,
     next: u64,
     bytes: usize,
 }
@@ -56,13 +58,22 @@ pub struct Backlog {
 impl Backlog {
     /// Empty, for this many flushers.
     pub fn new(partitions: usize) -> Self {
-        Backlog { partitions: (0..partitions.max(1)).map(|_| Partition::default()).collect(), next: 1, bytes: 0 }
+        let partitions = (0..partitions.max(1)).map(|_| Partition::default()).collect();
+        Backlog { partitions, together: Vec::new(), next: 1, bytes: 0 }
+    }
+
+    /// Keys that have the columns at these positions in common go to one flusher: they may stand in each other's way.
+    pub fn together(self, positions: &[usize]) -> Self {
+        Backlog { together: positions.to_vec(), ..self }
     }
 
     /// The same key goes to the same partition in every run, so that a course of events can be repeated.
     fn partition_of(&self, key: &Key) -> usize {
         let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
+        match self.together.is_empty() {
+            true => key.hash(&mut hasher),
+            false => self.together.iter().for_each(|at| key.columns().nth(*at).hash(&mut hasher)),
+        }
         (hasher.finish() % self.partitions.len() as u64) as usize
     }
 

@@ -99,7 +99,7 @@ fn key_over(
 ) -> Result<Key, String> {
     let key = columns_over(names, source, columns, equalities, reads)?;
     let needs_helper_index = arbiter(target, &key).is_none();
-    Ok(Key { columns: key, writing: Writing::OnKey, needs_helper_index })
+    Ok(Key { columns: key, writing: Writing::OnKey, together: Vec::new(), needs_helper_index })
 }
 
 /// Where the values of these columns, and nothing else, give those of the target's.

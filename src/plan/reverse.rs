@@ -6,9 +6,10 @@
 use super::build::refuse_unpinned;
 use super::key;
 use super::model;
+use super::partitions;
 use super::shape::{Column, Index, Shape};
 use super::tree::Tree;
-use super::types::{IdentityChange, Layout, Plan, TargetColumn, Value};
+use super::types::{IdentityChange, Key, Partition, Plan, TargetColumn, Value, Writing};
 use crate::error::{Exit, Failure};
 use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident};
@@ -33,17 +34,21 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
     }
     let text = undoing(plan, given)?;
     let clauses = Clauses::parse(&text).map_err(no_way_back)?;
-    let tree = Tree { root: plan.target.clone(), branches: Vec::new() };
+    // What the way back does to columns it does to those of the partitions alike.
+    let tree = Tree { root: plan.target.unpartitioned(), branches: Vec::new() };
     let modelled = model::model(conn, &tree, &clauses, version).await.map_err(no_way_back)?;
     refuse_unpinned(&modelled, &plan.settings).map_err(no_way_back)?;
     let columns = old.columns.iter().map(|column| back(column, &modelled.columns)).collect::<Result<Vec<_>, _>>()?;
     let reads = |column: &str| modelled.conversions.iter().find(|c| c.column == column).and_then(|c| c.reads.clone());
     let (key, identity) =
         key::choose(&plan.target, old, &columns, &modelled.equalities, &reads).map_err(no_way_back)?;
-    if identity != IdentityChange::None {
+    let partitions = followed(plan, &key)?;
+    let covers = |identity: &IdentityChange| *identity == IdentityChange::None;
+    if !covers(&identity) && partitions.is_empty() || !partitions.iter().all(|p| covers(&p.identity)) {
         return Err(refused("the new table's replica identity does not cover its key")
             .hint("Give the table a primary key, or make the key's index its replica identity."));
     }
+    let key = written_again(key, plan, old);
     if key.needs_helper_index {
         return Err(refused("the old table has no unique index over the columns that tell the new table's rows apart")
             .hint("Keep the key as it is in this migration."));
@@ -51,9 +56,9 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
     Ok(Plan {
         source: plan.target.clone(),
         target: old.clone(),
-        partitions: Vec::new(),
+        partitions,
         branches: Vec::new(),
-        layout: Layout::Kept,
+        layout: plan.layout,
         series: None,
         left_off: Vec::new(),
         columns,
@@ -64,6 +69,48 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         guard: None,
         back: None,
     })
+}
+
+/// The new table's partitions, which are followed. Their oids are known once they are made: see
+/// [`found_again`].
+fn followed(plan: &Plan, key: &Key) -> Result<Vec<Partition>, Failure> {
+    let tree = Tree { root: plan.target.clone(), branches: plan.branches.clone() };
+    let identities = partitions::identities(&tree, key).map_err(no_way_back)?;
+    Ok(tree.branches.into_iter().zip(identities).map(|(branch, identity)| Partition { branch, identity }).collect())
+}
+
+/// The key of a partitioned table is that of the old one with the partition columns. By the old one's index its rows are
+/// found as well; but a row that moves to another partition is another key's then, and comes before the old key's has
+/// gone or after it. So both are removed before either is written again.
+fn written_again(key: Key, plan: &Plan, old: &Shape) -> Key {
+    if !key.needs_helper_index || !plan.target.is_partitioned() {
+        return key;
+    }
+    let place = |name: &String| key.columns.iter().position(|k| k.target == *name);
+    let all_in_key = |i: &Index| i.column_names().and_then(|names| names.iter().map(place).collect::<Option<Vec<_>>>());
+    let found = old.indexes.iter().filter(|i| i.identifies_rows(old)).find_map(all_in_key);
+    match found {
+        Some(together) => Key { writing: Writing::Again, together, needs_helper_index: false, ..key },
+        None => key,
+    }
+}
+
+/// The way back with the new table as it stands after the swap. Where somebody has changed its partitions since, they
+/// stay as they were planned, and no check of the table passes.
+pub fn found_again(back: &mut Plan, tree: Tree) {
+    let is_planned = |n: usize, p: &Partition| {
+        let branch = &tree.branches[n];
+        branch.shape.name == p.branch.shape.name
+    };
+    let mut found = Vec::new();
+    for (n, branch) in tree.branches.iter().enumerate() {
+        let planned = back.partitions.iter().find(|p| is_planned(n, p));
+        found.extend(planned.map(|p| Partition { branch: branch.clone(), identity: p.identity.clone() }));
+    }
+    if found.len() == back.partitions.len() && found.len() == tree.branches.len() {
+        back.partitions = found;
+    }
+    back.source = tree.root;
 }
 
 fn refused(what: impl Into<String>) -> Failure {

@@ -202,6 +202,10 @@ pub struct Key {
     /// How a flush writes the row of a key.
     #[serde(default)]
     pub writing: Writing,
+    /// Positions of columns of which the target keeps the values unique though the source does not: keys that have them
+    /// in common are one row that moves, and one flusher sees to them. None where that is said of the whole key.
+    #[serde(default)]
+    pub together: Vec<usize>,
     /// Whether the shadow needs an index over the key until the swap, because the target has none of its own by which
     /// an upsert could be arbitrated or, where the target's partitions are made, the row of a key be found in each.
     pub needs_helper_index: bool,

@@ -87,13 +87,16 @@ impl Ties {
     }
 
     /// What leaves no way back to the old table, as far as the picture itself shows it.
-    pub fn no_way_back(&self, partitioned: bool) -> Vec<Finding> {
+    pub fn no_way_back(&self, plan: &Plan) -> Vec<Finding> {
         let hint = "Leave --rollback-window out to migrate without a way back.";
         let none = |what: String| Finding::new(format!("there is no way back for --rollback-window: {what}"), hint);
         let mut found = Vec::new();
-        if partitioned {
+        if plan.source.is_partitioned() {
             found.push(none("the table is partitioned".to_owned()));
         }
+        // What is left off is not on the new table, and would not come back with the old one.
+        let keys = self.outgoing.iter().chain(&self.incoming).filter(|key| plan.left_off.contains(&key.name));
+        found.extend(keys.map(|key| none(format!("foreign key {} is left off", plain_ident(&key.name)))));
         if self.kin != Kin::default() {
             found.push(none("the table is a partition, is typed, inherits, or has children".to_owned()));
         }

@@ -10,7 +10,7 @@ use crate::preflight::Finding;
 
 impl Ties {
     /// The same as they are to be carried to the target: a foreign key of a table that becomes partitioned is one of its
-    /// partitions, too.
+    /// partitions, too, and that of one which is so no more is the table's alone.
     pub fn for_target(mut self, plan: &Plan) -> Ties {
         if plan.layout == Layout::Kept {
             return self;
@@ -27,9 +27,10 @@ impl Ties {
             key.shares = shares.rev().collect();
         }
         let all = self.outgoing.iter_mut().chain(&mut self.incoming);
+        let kind = if plan.target.is_partitioned() { 'p' } else { 'r' };
         all.flat_map(|key| [&mut key.table, &mut key.refers_to])
             .filter(|end| end.oid == plan.source.oid)
-            .for_each(|end| end.kind = 'p');
+            .for_each(|end| end.kind = kind);
         self
     }
 
@@ -65,7 +66,7 @@ impl Ties {
 
 /// What does not go with a table that becomes partitioned.
 pub(super) fn findings(plan: &Plan, ties: &Ties) -> Vec<Finding> {
-    if plan.layout == Layout::Kept {
+    if plan.layout == Layout::Kept || !plan.target.is_partitioned() {
         return Vec::new();
     }
     let mut found: Vec<Finding> = (ties.unrooted.iter())

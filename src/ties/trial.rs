@@ -59,7 +59,7 @@ impl Trial<'_> {
     /// The target's columns and unique indexes, and nothing else of it.
     fn create(&self, version: u32) -> Vec<String> {
         // What the server refuses of partitioned tables only, it is to refuse here.
-        let made = self.plan.layout == Layout::Made;
+        let made = self.plan.layout == Layout::Made && self.plan.target.is_partitioned();
         let mut bare: Shape = if made { self.plan.target.clone() } else { self.plan.target.unpartitioned() };
         bare.checks.clear();
         bare.options.clear();

@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Applier, MEMORY_BYTES, Mode, Waiter};
+use crate::drift;
 use crate::error::Failure;
 use crate::flush;
-use crate::pg::Lsn;
+use crate::pg::{Error, Lsn};
+use crate::plan::types::Layout;
 use crate::retry::Retry;
 use crate::stream::{Event, Key};
 
@@ -71,25 +73,76 @@ impl Applier {
     /// Rule 8: TRUNCATE empties the shadow, or those of the partitions it was about, and ends their copy. On the shadow
     /// only workers of ours hold locks, so nobody queues behind the wait for the last of them, be it an index build.
     async fn truncate(&mut self, relations: &[u32]) -> Result<(), Failure> {
-        let (plan, names) = (&self.job.plan, &self.job.names);
-        let leaves = plan.leaves().into_iter().filter(|leaf| relations.contains(&leaf.shape.oid));
-        let (oids, shadows): (Vec<String>, Vec<String>) =
-            leaves.map(|leaf| (leaf.shape.oid.to_string(), plan.destination(&leaf, names).to_string())).unzip();
-        let aside = plan.forget_truncated_sql(names).map(|sql| format!("{sql}; ")).unwrap_or_default();
-        let sql = format!(
-            "BEGIN; SET LOCAL lock_timeout = 0; TRUNCATE {}; {aside}UPDATE pgrecast.leaf SET copy_over = true WHERE migration = {} AND relation IN ({}); COMMIT",
-            shadows.join(", "),
-            self.job.id,
-            oids.join(", ")
-        );
         for oid in relations {
             self.job.copy.end(*oid);
         }
         self.touched.clone_from(&self.watched);
         let mut retry = Retry::new();
-        while let Err(e) = self.conn.batch("empty shadow", &sql).await {
-            self.mend(e, &mut retry).await?;
+        loop {
+            let sql = self.emptying(relations).await;
+            let emptied = match &sql {
+                Ok(sql) => self.conn.batch("empty shadow", sql).await,
+                Err(Unknown::Asking(e)) => Err(e.clone()),
+                Err(Unknown::Gone) => return Err(drift::changed(&self.job.plan.source)),
+            };
+            match emptied {
+                Ok(()) => return Ok(()),
+                Err(e) => self.mend(e, &mut retry).await?,
+            }
         }
-        Ok(())
+    }
+
+    /// The transaction that takes the rows of these tables out of the shadow.
+    async fn emptying(&self, relations: &[u32]) -> Result<String, Unknown> {
+        let (plan, names) = (&self.job.plan, &self.job.names);
+        let all = plan.leaves();
+        let leaves: Vec<_> = all.iter().filter(|leaf| relations.contains(&leaf.shape.oid)).collect();
+        let oids: Vec<String> = leaves.iter().map(|leaf| leaf.shape.oid.to_string()).collect();
+        let empty = match plan.layout {
+            Layout::Made if leaves.len() < all.len() => {
+                let shadow = names.shadow();
+                let mut steps = vec![format!("LOCK TABLE {shadow} IN SHARE ROW EXCLUSIVE MODE")];
+                for oid in &oids {
+                    let rows = self.bounds(oid).await?;
+                    steps.push(format!("DELETE FROM {shadow} WHERE {rows}"));
+                }
+                steps.join("; ")
+            }
+            Layout::Made | Layout::Kept => {
+                let mut shadows: Vec<String> = leaves.iter().map(|l| plan.destination(l, names).to_string()).collect();
+                shadows.dedup();
+                format!("TRUNCATE {}", shadows.join(", "))
+            }
+        };
+        let aside = plan.forget_truncated_sql(names).map(|sql| format!("{sql}; ")).unwrap_or_default();
+        Ok(format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 0; {empty}; {aside}UPDATE pgrecast.leaf SET copy_over = true \
+             WHERE migration = {} AND relation IN ({}); COMMIT",
+            self.job.id,
+            oids.join(", ")
+        ))
+    }
+
+    /// What all rows of a partition have in common, and no other: the target's tables do not tell.
+    async fn bounds(&self, oid: &str) -> Result<String, Unknown> {
+        let sql = format!(
+            "SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(c.oid), 'true') FROM pg_catalog.pg_class c \
+             WHERE c.oid = {oid} AND c.relispartition"
+        );
+        self.conn.scalar("read bounds", &sql).await?.ok_or(Unknown::Gone)
+    }
+}
+
+/// Why it is not known which rows a TRUNCATE took.
+enum Unknown {
+    /// The server's.
+    Asking(Error),
+    /// It was a partition's, which is none any more.
+    Gone,
+}
+
+impl From<Error> for Unknown {
+    fn from(error: Error) -> Self {
+        Unknown::Asking(error)
     }
 }

@@ -147,8 +147,8 @@ impl Statements {
         let keys = keys_forwards(forth, back)?;
         let alias = forth.alias();
         let as_before = format!("ONLY {old} AS {alias}");
-        let (source, shadow) =
-            halves(back, vec![back.leaf_from(&back.source)], vec![as_before.clone()], &alias, &keys, &forwards);
+        let leaves = back.leaves().into_iter().map(|leaf| back.leaf_from(leaf.shape)).collect();
+        let (source, shadow) = halves(back, leaves, vec![as_before.clone()], &alias, &keys, &forwards);
         Ok(Statements {
             source,
             shadow,

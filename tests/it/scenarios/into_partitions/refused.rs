@@ -68,7 +68,6 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("", &["--range", "d", "--bounds", "1"], 2, &["two bounds"]),
         ("", &["--list", "d", "--values", "0", "--primary-key", "id"], 3, &["--primary-key", "partition column d"]),
         ("", &["--list", "d", "--values", "0", "--drop-constraint", "nix"], 2, &["--drop-constraint nix"]),
-        ("", &["--list", "d", "--values", "0", "--rollback-window", "1h"], 3, &["no way back"]),
         (
             "INSERT INTO t VALUES (1, 2, 'infinity', ''), (2, 2, '0044-03-15 BC', '')",
             &["--range", "at", "--every", "1 month"],

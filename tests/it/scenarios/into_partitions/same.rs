@@ -2,7 +2,7 @@
 
 use super::super::role;
 use super::super::twins::difference;
-use super::{command, finish};
+use super::{command, finish, only_migration};
 use crate::harness::{Db, assert_nothing_left, dump};
 
 /// `$key` is over the partition column where it must be; `$by` is nothing, or PARTITION BY.
@@ -80,6 +80,33 @@ fn the_schema_is_that_of_a_table_made_partitioned() {
     let (expected, got) = (dump(&old), dump(&new));
     assert!(expected == got, "the schemas differ:\n{}", difference(&expected, &got));
     assert_nothing_left(&new);
+}
+
+#[test]
+fn rolled_back_it_is_what_it_was_with_all_that_hangs_on_it() {
+    let db = Db::new();
+    role(&db, "app");
+    db.sql(&format!("{}{ROWS}", TABLE.replace("$key", "id").replace("$by", "")));
+    let before = dump(&db);
+    let by = ["partition", "t", "--range", "at", "--every", "1 quarter", "--rollback-window", "10m"];
+    let running = command(&db, &by);
+    running.wait_for_window();
+    db.sql(
+        "INSERT INTO t (at, a) VALUES ('2026-05-05', 5), ('2026-08-01', 6); DELETE FROM t WHERE id = 50; DELETE FROM mother WHERE a = 9;
+         UPDATE t SET at = at + interval '3 months', kind = 'moved' WHERE id BETWEEN 10 AND 20; UPDATE t SET a = 1 WHERE id = 40",
+    );
+    let rows = "SELECT md5(string_agg(t::text, ',' ORDER BY id)) || count(*) FROM t";
+    let (written, seen) = (db.query_one_text(rows), db.query_one_text("SELECT count(*) FROM seen"));
+    command(&db, &["rollback", &only_migration(&db)]).wait().done();
+    running.wait().done();
+    assert_eq!(db.query_one_text(rows), written);
+    assert_eq!(db.query_one_text("SELECT count(*) FROM seen"), seen, "a trigger fired for what went back");
+    finish(&db);
+    let after = dump(&db);
+    assert!(before == after, "the schemas differ:\n{}", difference(&before, &after));
+    db.sql("INSERT INTO t (at, a) VALUES ('2026-06-06', 7)");
+    assert_eq!(db.query_one_text("SELECT max(id) FROM t"), "4003");
+    assert_nothing_left(&db);
 }
 
 /// Storage goes to the partitions, and so do the identity and the mark of CLUSTER; the table belongs to another role.
