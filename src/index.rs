@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
 use crate::plan::shape::Index;
-use crate::plan::types::{Layout, Member, Names, Plan};
+use crate::plan::types::{Member, Names, Plan};
 use crate::plan::{ddl, tree};
 use crate::prepare;
 use crate::report::Event;
@@ -68,9 +68,9 @@ pub fn builds_of(plan: &Plan, holder: &Member<'_>) -> Vec<Build> {
 fn helper(plan: &Plan, holder: &Member<'_>) -> Build {
     let (name, table) = (holder.helper_index(), holder.shadow());
     let columns: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
-    let (unique, unique_columns) = match plan.layout {
-        Layout::Kept => ("UNIQUE ", Some(columns.clone())),
-        Layout::Made => ("", None),
+    let (unique, unique_columns) = match plan.makes_partitions() {
+        false => ("UNIQUE ", Some(columns.clone())),
+        true => ("", None),
     };
     let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
     let build = vec![format!("CREATE {unique}INDEX {} ON {table} ({list})", Ident(&name.name))];

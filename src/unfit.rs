@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::plan::partitioning::{place_sql, read_place};
-use crate::plan::types::{Layout, Names, Plan, Series, Value};
+use crate::plan::types::{Names, Plan, Series, Value};
 
 /// What helps against every one of them.
 const HINT: &str =
@@ -51,7 +51,7 @@ impl Unfit<'_> {
     /// A CHECK that a row fails has a name.
     fn has_no_partition(&self) -> bool {
         let unnamed = self.cause.constraint.is_none() && self.cause.is(&SqlState::CHECK_VIOLATION);
-        self.plan.layout == Layout::Made && unnamed
+        self.plan.makes_partitions() && unnamed
     }
 
     /// Where the row would belong, so that it can get a partition there.

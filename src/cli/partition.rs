@@ -69,6 +69,8 @@ pub enum PartitionBy {
         /// How many.
         partitions: u32,
     },
+    /// `--none`.
+    Nothing,
 }
 
 impl Partition {
@@ -84,6 +86,7 @@ impl Partition {
             values: typed.values,
             hash: typed.hash,
             partitions: typed.partitions,
+            none: typed.none,
         })?;
         Ok(Partition {
             table: typed.table,
@@ -109,11 +112,19 @@ struct Method {
     values: Option<String>,
     hash: Option<Columns>,
     partitions: Option<u32>,
+    none: bool,
 }
 
 impl PartitionBy {
     fn check(typed: Method) -> Result<PartitionBy, Failure> {
-        let Method { range, every, bounds, zone, premake, list, values, hash, partitions } = typed;
+        let Method { range, every, bounds, zone, premake, list, values, hash, partitions, none } = typed;
+        if none {
+            none_of("--none", &[("--range", range.is_some()), ("--list", list.is_some()), ("--hash", hash.is_some())])?;
+            none_of("--none", &[("--every", every.is_some()), ("--bounds", bounds.is_some())])?;
+            none_of("--none", &[("--zone", zone.is_some()), ("--premake", premake.is_some())])?;
+            none_of("--none", &[("--values", values.is_some()), ("--partitions", partitions.is_some())])?;
+            return Ok(PartitionBy::Nothing);
+        }
         match (range, list, hash) {
             (Some(range), None, None) => {
                 none_of("--range", &[("--values", values.is_some()), ("--partitions", partitions.is_some())])?;
@@ -150,7 +161,7 @@ impl PartitionBy {
                 })?;
                 Ok(PartitionBy::Hash { columns: hash.0, partitions })
             }
-            (None, None, None) => Err(Failure::usage("one of --range, --list and --hash is needed")
+            (None, None, None) => Err(Failure::usage("one of --range, --list, --hash and --none is needed")
                 .hint("For instance: pgrecast partition events --range created_at --every '1 month'.")),
             _ => Err(Failure::usage("--range, --list and --hash exclude each other")),
         }

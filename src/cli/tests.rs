@@ -312,6 +312,7 @@ fn a_table_is_partitioned_in_one_way() {
         by(&["--hash", "a,b", "--partitions", "8"]),
         PartitionBy::Hash { columns: columns(&["a", "b"]), partitions: 8 }
     );
+    assert_eq!(by(&["--none"]), PartitionBy::Nothing);
     let more = ["--hash", "a", "--partitions", "8", "--drop-constraint", "x,\"Y\"", "--drop-constraint", "z"];
     let read = partition(&[&more[..], &["--default-partition", "--primary-key", "a", "--dry-run"]].concat());
     let read = read.expect("a partitioning");
@@ -323,7 +324,8 @@ fn a_table_is_partitioned_in_one_way() {
 #[test]
 fn ways_to_partition_are_not_mixed() {
     for (options, words) in [
-        (&[][..], "one of --range, --list and --hash"),
+        (&[][..], "one of --range, --list, --hash and --none"),
+        (&["--none", "--range", "a"], "--range is not for --none"),
         (&["--range", "a"], "--every or --bounds"),
         (&["--range", "a", "--every", "1 day", "--bounds", "1,2"], "exclude each other"),
         (&["--range", "a", "--hash", "b", "--partitions", "2"], "exclude each other"),

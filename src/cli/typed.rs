@@ -39,7 +39,7 @@ pub(super) struct CommandLine {
 pub(super) enum Typed {
     /// Give a table a new shape: any ALTER TABLE clauses
     Alter(Box<AlterArgs>),
-    /// Make a table partitioned: by range, list or hash
+    /// Make a table partitioned by range, list or hash, or a partitioned one otherwise or not at all
     Partition(Box<PartitionArgs>),
     /// Do what a file says, as --print-spec writes it
     Run(Box<RunArgs>),
@@ -176,6 +176,9 @@ pub(super) struct PartitionArgs {
     /// How many partitions the hash is spread over
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) partitions: Option<u32>,
+    /// A partitioned table becomes a plain one
+    #[arg(long)]
+    pub(super) none: bool,
     /// A partition for rows that belong to no other
     #[arg(long)]
     pub(super) default_partition: bool,

@@ -175,7 +175,7 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;
     if let Spec::Partition(spec) = &wanted.spec {
-        ties.refuse_unknown(&source.root, &spec.left_off)?;
+        ties.refuse_unknown(&source, &spec.left_off)?;
     }
     let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     let ties = ties.for_target(&plan);

@@ -129,7 +129,8 @@ async fn begin(
     for member in &members {
         acls.push(Acl::read(flusher.conn(), member).await?);
     }
-    let schemas = members.iter().map(|member| member.target.name.schema.as_str());
+    let targets = members.iter().map(|member| member.target);
+    let schemas = targets.chain(context.plan.sources()).map(|shape| shape.name.schema.as_str());
     let taken = relation_names(flusher.conn(), schemas).await?;
     let carry = context.carry(&bonds);
     let swap = Swap {

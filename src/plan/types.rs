@@ -64,7 +64,8 @@ pub enum Layout {
     /// Each takes the place of one of the source's, in the same order, and gets the rows of that one.
     #[default]
     Kept,
-    /// The target has partitions of its own, and the server finds that of each row.
+    /// The target has partitions of its own or, where the source alone is partitioned, none; the server finds the place
+    /// of each row.
     Made,
 }
 
@@ -466,6 +467,11 @@ impl Names {
 }
 
 impl Plan {
+    /// Whether the target has partitions that the source has not.
+    pub fn makes_partitions(&self) -> bool {
+        self.layout == Layout::Made && self.target.is_partitioned()
+    }
+
     /// The source with its partitions, and with nothing else that may inherit from it, as LOCK TABLE and FROM name it.
     pub fn whole_source(&self) -> String {
         match self.source.is_partitioned() {

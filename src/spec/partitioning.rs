@@ -59,6 +59,8 @@ pub enum By {
         /// How many.
         partitions: u32,
     },
+    /// Not at all: a partitioned table becomes a plain one.
+    Nothing,
 }
 
 /// The length of a step.
@@ -111,9 +113,15 @@ impl Partitioning {
                 }
                 By::Hash { columns: columns.clone(), partitions: *partitions }
             }
+            PartitionBy::Nothing => {
+                if default {
+                    return Err(Failure::usage("--default-partition is not for --none"));
+                }
+                By::Nothing
+            }
         };
         let made = match &by {
-            By::Series { .. } => 0,
+            By::Series { .. } | By::Nothing => 0,
             By::Bounds { bounds, .. } => bounds.len() - 1,
             By::List { values, .. } => values.len(),
             By::Hash { partitions, .. } => usize::try_from(*partitions).unwrap_or(usize::MAX),
@@ -129,15 +137,17 @@ impl Partitioning {
         match &self.by {
             By::Series { column, .. } | By::List { column, .. } => std::slice::from_ref(column),
             By::Bounds { columns, .. } | By::Hash { columns, .. } => columns,
+            By::Nothing => &[],
         }
     }
 
     /// RANGE, LIST or HASH.
-    pub fn strategy(&self) -> &'static str {
+    pub fn strategy(&self) -> Option<&'static str> {
         match &self.by {
-            By::Series { .. } | By::Bounds { .. } => "RANGE",
-            By::List { .. } => "LIST",
-            By::Hash { .. } => "HASH",
+            By::Series { .. } | By::Bounds { .. } => Some("RANGE"),
+            By::List { .. } => Some("LIST"),
+            By::Hash { .. } => Some("HASH"),
+            By::Nothing => None,
         }
     }
 }
@@ -145,13 +155,15 @@ impl Partitioning {
 impl fmt::Display for Partitioning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.columns().iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
-        write!(f, "PARTITION BY {} ({columns})", self.strategy())?;
+        let Some(strategy) = self.strategy() else { return f.write_str("without partitions") };
+        write!(f, "PARTITION BY {strategy} ({columns})")?;
         match &self.by {
             By::Series { step, zone: None, .. } => write!(f, " every {step}"),
             By::Series { step, zone: Some(zone), .. } => write!(f, " every {step} in {zone}"),
             By::Bounds { bounds, .. } => write!(f, " with {} bounds", bounds.len()),
             By::List { values, .. } => write!(f, " with {} lists", values.len()),
             By::Hash { partitions, .. } => write!(f, " into {partitions}"),
+            By::Nothing => Ok(()),
         }
     }
 }

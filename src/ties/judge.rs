@@ -9,7 +9,7 @@ use super::views::{self, Fate};
 use super::{ForeignKey, Ties, View};
 use crate::pg::sql::plain_ident;
 use crate::plan::kin::TWIN_HINT;
-use crate::plan::types::{Layout, Plan};
+use crate::plan::types::Plan;
 use crate::preflight::Finding;
 
 /// Findings in a stable order; an empty list means that all is carried.
@@ -194,7 +194,7 @@ impl Judge<'_> {
                 key.is_to_itself() && key.columns.iter().any(|c| self.plan.name_after(c).is_none());
             if !goes_with_a_column {
                 found.extend(self.dropped(&what, &key.key));
-                if found.is_empty() && !self.is_unique(&key.key) && self.plan.layout == Layout::Made {
+                if found.is_empty() && !self.is_unique(&key.key) && self.plan.makes_partitions() {
                     found.push(partitioned::unreferable(&what, key));
                 } else if found.is_empty() && !self.is_unique(&key.key) {
                     found.push(Finding::new(

@@ -5,6 +5,7 @@ use super::{End, ForeignKey, Share, Ties};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
 use crate::plan::shape::Shape;
+use crate::plan::tree::Tree;
 use crate::plan::types::{Layout, Plan};
 use crate::preflight::Finding;
 
@@ -38,11 +39,12 @@ impl Ties {
     ///
     /// # Errors
     /// Exit 2 and 3.
-    pub fn refuse_unknown(&self, source: &Shape, left_off: &[String]) -> Result<(), Failure> {
-        let own = |name: &String| {
-            let indexes = source.indexes.iter().any(|index| index.name == *name);
-            indexes || source.checks.iter().any(|check| check.name == *name)
+    pub fn refuse_unknown(&self, source: &Tree, left_off: &[String]) -> Result<(), Failure> {
+        let of = |shape: &Shape, name: &String| {
+            let indexes = shape.indexes.iter().any(|index| index.name == *name);
+            indexes || shape.checks.iter().any(|check| check.name == *name)
         };
+        let own = |name: &String| source.shapes().any(|shape| of(shape, name));
         for name in left_off {
             let keys = self.outgoing.iter().chain(&self.incoming).filter(|key| key.name == *name).count();
             let shown = plain_ident(name);
@@ -66,8 +68,19 @@ impl Ties {
 
 /// What does not go with a table that becomes partitioned.
 pub(super) fn findings(plan: &Plan, ties: &Ties) -> Vec<Finding> {
-    if plan.layout == Layout::Kept || !plan.target.is_partitioned() {
+    if plan.layout == Layout::Kept {
         return Vec::new();
+    }
+    if !plan.target.is_partitioned() {
+        let unrooted = ties.unrooted.iter().map(|name| plain_ident(name));
+        return unrooted
+            .map(|name| {
+                Finding::new(
+                    format!("publication {name} sends changes under the partitions' names, and would send them under the table's"),
+                    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true), and see to the subscribers."),
+                )
+            })
+            .collect();
     }
     let mut found: Vec<Finding> = (ties.unrooted.iter())
         .map(|name| {

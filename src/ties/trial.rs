@@ -11,7 +11,7 @@ use crate::pg::sql::{ident_list, plain_ident};
 use crate::pg::{Conn, Ident, QualifiedName};
 use crate::plan::ddl::{self, Purpose};
 use crate::plan::shape::{Origin, Shape};
-use crate::plan::types::{Layout, Plan};
+use crate::plan::types::Plan;
 use crate::preflight::Finding;
 
 /// What the server refuses, in its own words.
@@ -59,7 +59,7 @@ impl Trial<'_> {
     /// The target's columns and unique indexes, and nothing else of it.
     fn create(&self, version: u32) -> Vec<String> {
         // What the server refuses of partitioned tables only, it is to refuse here.
-        let made = self.plan.layout == Layout::Made && self.plan.target.is_partitioned();
+        let made = self.plan.makes_partitions();
         let mut bare: Shape = if made { self.plan.target.clone() } else { self.plan.target.unpartitioned() };
         bare.checks.clear();
         bare.options.clear();

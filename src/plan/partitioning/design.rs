@@ -15,8 +15,8 @@ pub struct Piece {
 }
 
 /// What follows PARTITION BY.
-pub fn partition_key(spec: &Partitioning) -> String {
-    format!("{} ({})", spec.strategy(), ident_list(spec.columns().iter().map(String::as_str)))
+pub fn partition_key(spec: &Partitioning) -> Option<String> {
+    Some(format!("{} ({})", spec.strategy()?, ident_list(spec.columns().iter().map(String::as_str))))
 }
 
 /// All partitions. `ranges` are those of a series; `ends` the least and the greatest number of the column's type.
@@ -36,6 +36,7 @@ pub fn pieces(
         By::Hash { partitions, .. } => (0..*partitions)
             .map(|n| (n.to_string(), format!("FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})")))
             .collect(),
+        By::Nothing => Vec::new(),
     };
     if spec.default {
         wanted.push(("default".to_owned(), "DEFAULT".to_owned()));

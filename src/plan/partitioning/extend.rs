@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::pg::sql::name_with_suffix;
 use crate::pg::{Conn, Literal};
 use crate::plan::shape::Shape;
-use crate::plan::tree::Branch;
+use crate::plan::tree::{Branch, Tree};
 use crate::plan::types::{Plan, Series};
 use crate::spec::partitioning::MOST_PARTITIONS;
 
@@ -20,7 +20,8 @@ pub async fn branch(conn: &Conn, plan: &Plan, place: &str) -> Result<Option<Bran
     if plan.branches.len() >= MOST_PARTITIONS {
         return Ok(None);
     }
-    let mut taken = super::taken(conn, &plan.source).await?;
+    let branches = plan.partitions.iter().map(|p| p.branch.clone()).collect();
+    let mut taken = super::taken(conn, &Tree { root: plan.source.clone(), branches }).await?;
     taken.0.extend(own_names(plan));
     let name = free_name(&plan.source.name.name, &range.suffix, |name| taken.has(name));
     taken.0.push(name.clone());

@@ -8,15 +8,20 @@ use crate::pg::sql::{ident_list, plain_ident};
 use crate::plan::ddl;
 use crate::plan::kin::Kin;
 use crate::plan::model::partitioned::Tail;
+use crate::plan::partitions;
 use crate::plan::shape::{ConstraintKind, Index, Shape};
+use crate::plan::tree::{Branch, Tree};
 use crate::spec::Partitioning;
+use crate::spec::partitioning::By;
 
 /// Refuses what is no table to be partitioned by this.
-pub fn refuse_source(source: &Shape, spec: &Partitioning) -> Result<(), Failure> {
+pub fn refuse_source(tree: &Tree, spec: &Partitioning) -> Result<(), Failure> {
+    let source = &tree.root;
     let table = source.name.plain();
-    if source.is_partitioned() {
-        return Err(Failure::refused(format!("table {table} is partitioned already"))
-            .hint("This version makes partitions of an ordinary table only."));
+    partitions::refuse_source(tree)?;
+    if spec.by == By::Nothing && !source.is_partitioned() {
+        return Err(Failure::refused(format!("table {table} is not partitioned"))
+            .hint("--none is for a table that is to be partitioned no more."));
     }
     if source.kin != Kin::default() {
         return Err(Failure::refused(format!("table {table} is a partition, is typed, inherits, or has children"))
@@ -38,16 +43,39 @@ pub fn refuse_source(source: &Shape, spec: &Partitioning) -> Result<(), Failure>
         ))
         .hint(format!("--drop-constraint {name} leaves it off.")));
     }
+    refuse_own(tree, spec)
+}
+
+/// Other partitions have nothing of what one of these has for itself.
+fn refuse_own(tree: &Tree, spec: &Partitioning) -> Result<(), Failure> {
+    for Branch { shape, .. } in &tree.branches {
+        let of_whole = |name: &String| tree.root.checks.iter().any(|check| check.name == *name);
+        let indexes = shape.indexes.iter().filter(|i| i.parent.is_none()).map(|i| &i.name);
+        let checks = shape.checks.iter().map(|check| &check.name).filter(|name| !of_whole(name));
+        if let Some(name) = indexes.chain(checks).find(|name| !spec.left_off.contains(name)) {
+            let (name, table) = (plain_ident(name), shape.name.plain());
+            return Err(Failure::refused(format!("{name} is of partition {table} alone, which goes"))
+                .hint(format!("--drop-constraint {name} leaves it off; or make it one of the whole table first.")));
+        }
+    }
     Ok(())
 }
 
-/// The table without its indexes and what is left off, partitioned.
-pub fn root(source: &Shape, spec: &Partitioning, partition_key: String) -> Shape {
+/// The table without its indexes and what is left off, partitioned or, with this storage, plain.
+pub fn root(source: &Shape, spec: &Partitioning, partition_key: Option<String>, storage: &Shape) -> Shape {
     let mut root = source.clone();
-    root.partition_key = Some(partition_key);
-    root.access_method.clear();
-    root.options.clear();
+    root.partition_key = partition_key;
     root.tablespace = None;
+    match root.is_partitioned() {
+        true => {
+            root.access_method.clear();
+            root.options.clear();
+        }
+        false => {
+            root.access_method.clone_from(&storage.access_method);
+            root.options.clone_from(&storage.options);
+        }
+    }
     root.indexes.clear();
     root.checks.retain(|check| !spec.left_off.contains(&check.name));
     root
@@ -98,7 +126,7 @@ pub fn indexes(
         if index.is_primary() {
             continue;
         }
-        match why_lost(index, spec.columns()) {
+        match why_lost(index, spec) {
             Some(why) => lost.push((index.name.clone(), why)),
             None => kept.push((index.clone(), tail(index))),
         }
@@ -142,15 +170,15 @@ fn tail(index: &Index) -> Tail {
 }
 
 /// Why the partitioned table cannot have an index, if it cannot.
-fn why_lost(index: &Index, columns: &[String]) -> Option<String> {
+fn why_lost(index: &Index, spec: &Partitioning) -> Option<String> {
     let constraint = index.constraint.as_ref();
-    if constraint.is_some_and(|c| c.kind == ConstraintKind::Exclusion) {
+    if constraint.is_some_and(|c| c.kind == ConstraintKind::Exclusion) && spec.by != By::Nothing {
         return Some("is an exclusion constraint".to_owned());
     }
     if constraint.is_some_and(|c| c.deferrable) {
         return Some("is deferrable".to_owned());
     }
-    let missing = columns.iter().find(|c| !index.keys.iter().flatten().any(|k| k == *c))?;
+    let missing = spec.columns().iter().find(|c| !index.keys.iter().flatten().any(|k| k == *c))?;
     index.unique.then(|| format!("is not over the partition column {}", plain_ident(missing)))
 }
 

@@ -28,7 +28,7 @@ pub async fn type_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Failur
 pub async fn zone(conn: &Conn, source: &Shape, spec: &Partitioning) -> Result<String, Failure> {
     let zone = match &spec.by {
         By::Series { zone, .. } | By::Bounds { zone, .. } => zone.as_deref(),
-        By::List { .. } | By::Hash { .. } => None,
+        By::List { .. } | By::Hash { .. } | By::Nothing => None,
     };
     let Some(zone) = zone else { return Ok("UTC".to_owned()) };
     let zoned = spec.columns().iter().any(|c| source.column(c).is_some_and(|c| c.base_type_sql == ZONED));
@@ -109,8 +109,8 @@ pub async fn ranges(conn: &Conn, source: &Shape, spec: &Partitioning, zone: &str
     };
     let sql = format!(
         "BEGIN READ ONLY; SET LOCAL DateStyle = 'ISO, MDY'; SELECT coalesce({least}, {none}), coalesce({most}, {none}) \
-         FROM ONLY {}{finite}; COMMIT",
-        source.name
+         FROM {}{finite}; COMMIT",
+        whole(source)
     );
     let rows = match conn.simple("look at bounds", &sql).await {
         Ok(rows) => rows,
@@ -139,6 +139,11 @@ pub async fn ranges(conn: &Conn, source: &Shape, spec: &Partitioning, zone: &str
     Ok(ranges)
 }
 
+/// The table with its partitions.
+fn whole(source: &Shape) -> String {
+    if source.is_partitioned() { source.name.to_string() } else { format!("ONLY {}", source.name) }
+}
+
 fn beyond(reach: String) -> Failure {
     Failure::refused("the column has values that are in no year from 1 to 9999")
         .detail(reach)
@@ -164,9 +169,9 @@ pub async fn refuse_null(
             format!("pg_catalog.concat({}, {})", Literal(&format!("{} = ", plain_ident(&k.source))), Ident(&k.source))
         });
         let sql = format!(
-            "SELECT pg_catalog.concat_ws(', ', {}) FROM ONLY {} WHERE {} IS NULL LIMIT 1",
+            "SELECT pg_catalog.concat_ws(', ', {}) FROM {} WHERE {} IS NULL LIMIT 1",
             columns.collect::<Vec<_>>().join(", "),
-            source.name,
+            whole(source),
             Ident(name)
         );
         let Some(row) = conn.scalar("look for NULL", &sql).await? else { continue };

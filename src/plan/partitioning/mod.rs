@@ -1,4 +1,4 @@
-//! A table that becomes partitioned: its partitions, their names and bounds, its keys, and what cannot hold.
+//! A table that becomes partitioned, or partitioned otherwise, or not any more: its partitions, their names and bounds, its keys, and what cannot hold.
 
 mod design;
 mod extend;
@@ -14,9 +14,10 @@ pub use look::{place_sql, read_place};
 use super::build::{FinalNames, Request, refuse_unpublished, relation_names};
 use super::key;
 use super::model::partitioned::{Wanted, partitioned};
+use super::partitions;
 use super::shape::Shape;
 use super::tree::{Branch, Tree};
-use super::types::{Layout, Plan, SCHEMA, Series};
+use super::types::{Layout, Partition, Plan, SCHEMA, Series};
 use crate::error::Failure;
 use crate::pg::Conn;
 use crate::pg::sql::plain_ident;
@@ -34,16 +35,17 @@ pub async fn plan(
     version: u32,
 ) -> Result<Plan, Failure> {
     let source = &tree.root;
-    hold::refuse_source(source, spec)?;
+    hold::refuse_source(&tree, spec)?;
     let primary_key = hold::primary_key(source, spec, request.primary_key)?;
     let indexes = hold::indexes(source, spec, primary_key.as_deref())?;
     let zone = look::zone(conn, source, spec).await?;
     let ranges = look::ranges(conn, source, spec, &zone).await?;
-    let taken = taken(conn, source).await?;
+    let taken = taken(conn, &tree).await?;
     let ends = look::ends(source, spec);
     let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.has(name));
-    let root = hold::root(source, spec, design::partition_key(spec));
-    let wanted = Wanted { root: &root, pieces: &pieces, storage: &storage(source), indexes: &indexes, zone: &zone };
+    let storage = storage(&tree);
+    let root = hold::root(source, spec, design::partition_key(spec), &storage);
+    let wanted = Wanted { root: &root, pieces: &pieces, storage: &storage, indexes: &indexes, zone: &zone };
     let (modelled, made) = partitioned(conn, source, &wanted, version).await?;
     let no_conversion = |_: &str| None;
     let (key, identity) =
@@ -53,7 +55,7 @@ pub async fn plan(
         .map_err(|why| Failure::refused(format!("the table cannot be partitioned: {why}")))?;
     let mut names = FinalNames::new(&tree, taken.0);
     let mut target = names.apply(source, made.root);
-    target.tablespace.clone_from(&source.tablespace);
+    target.tablespace.clone_from(&storage.tablespace);
     for index in &mut target.indexes {
         index.tablespace = of(source, &index.name).and_then(|i| i.tablespace.clone());
     }
@@ -65,22 +67,25 @@ pub async fn plan(
     }
     let identity_kind = target.replica_identity;
     let branches: Vec<Branch> = (made.branches.into_iter())
-        .map(|branch| Branch { shape: partition(&mut names, source, identity_kind, branch.shape), ..branch })
+        .map(|branch| Branch { shape: partition(&mut names, source, &storage, identity_kind, branch.shape), ..branch })
         .collect();
-    let key = key::in_partitions(key, by, &target);
+    let identities = partitions::identities(&tree, &key)?;
+    let key = if target.is_partitioned() { key::in_partitions(key, by, &target) } else { key };
     look::refuse_null(conn, source, &target, spec, &key).await?;
     Ok(Plan {
+        partitions: (tree.branches.into_iter().zip(identities))
+            .map(|(branch, identity)| Partition { branch, identity })
+            .collect(),
         source: tree.root,
         target,
         columns: modelled.columns,
         key,
         identity,
-        partitions: Vec::new(),
         branches,
         layout: Layout::Made,
         series: match &spec.by {
             By::Series { column, step, .. } => Some(Series { column: column.clone(), step: *step, zone }),
-            By::Bounds { .. } | By::List { .. } | By::Hash { .. } => None,
+            By::Bounds { .. } | By::List { .. } | By::Hash { .. } | By::Nothing => None,
         },
         left_off: spec.left_off.clone(),
         settings: Vec::new(),
@@ -90,19 +95,33 @@ pub async fn plan(
     })
 }
 
-/// Names in the table's schema and in ours.
-async fn taken(conn: &Conn, source: &Shape) -> Result<Taken, Failure> {
-    let schemas = [source.name.schema.as_str(), SCHEMA];
-    let mut names = relation_names(conn, schemas.into_iter()).await?;
-    for schema in schemas {
-        names.extend(look::type_names(conn, schema).await?);
+/// Names in the table's schema and in ours. What its partitions are called is free once they make room.
+async fn taken(conn: &Conn, tree: &Tree) -> Result<Taken, Failure> {
+    let mut names = Vec::new();
+    for schema in [tree.root.name.schema.as_str(), SCHEMA] {
+        let mut of_schema = relation_names(conn, std::iter::once(schema)).await?;
+        of_schema.extend(look::type_names(conn, schema).await?);
+        let own = |name: &str| tree.branches.iter().any(|b| b.shape.name.schema == schema && b.shape.name.name == name);
+        of_schema.retain(|name| !own(name) && !name.strip_prefix('_').is_some_and(own));
+        names.extend(of_schema);
     }
     Ok(Taken(names))
 }
 
-/// What each partition has of the table's: it is a table like it, but for what it has from above.
-fn storage(source: &Shape) -> Shape {
-    Shape { partition_key: None, ..source.clone() }
+/// What each partition has of the table's: it is a table like it, but for what it has from above. What is partitioned
+/// already has that on its partitions, as far as they are alike.
+fn storage(tree: &Tree) -> Shape {
+    let plain = tree.root.unpartitioned();
+    let mut leaves = tree.shapes().filter(|shape| !shape.is_partitioned());
+    let Some(first) = leaves.next() else { return plain };
+    let rest: Vec<&Shape> = leaves.collect();
+    let alike = |same: fn(&Shape, &Shape) -> bool| rest.iter().all(|shape| same(first, shape));
+    Shape {
+        access_method: first.access_method.clone(),
+        options: if alike(|a, b| a.options == b.options) { first.options.clone() } else { Vec::new() },
+        tablespace: if alike(|a, b| a.tablespace == b.tablespace) { first.tablespace.clone() } else { None },
+        ..plain
+    }
 }
 
 /// The table's own index of that name.
@@ -111,11 +130,11 @@ fn of<'a>(source: &'a Shape, name: &str) -> Option<&'a super::shape::Index> {
 }
 
 /// A partition as it will stand.
-fn partition(names: &mut FinalNames, source: &Shape, identity: char, mut shape: Shape) -> Shape {
+fn partition(names: &mut FinalNames, source: &Shape, storage: &Shape, identity: char, mut shape: Shape) -> Shape {
     shape.name = source.name.sibling(shape.name.name);
     shape.oid = 0;
     shape.owner.clone_from(&source.owner);
-    shape.tablespace.clone_from(&source.tablespace);
+    shape.tablespace.clone_from(&storage.tablespace);
     shape.replica_identity = identity;
     shape.kin = super::kin::Kin::default();
     names.settle_indexes(&mut shape);
@@ -143,6 +162,6 @@ fn takes_null(spec: &Partitioning) -> bool {
         || match &spec.by {
             By::Series { .. } | By::Bounds { .. } => false,
             By::List { values, .. } => values.iter().flatten().any(|v| *v == crate::spec::partitioning::Value::Null),
-            By::Hash { .. } => true,
+            By::Hash { .. } | By::Nothing => true,
         }
 }

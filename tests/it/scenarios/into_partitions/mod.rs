@@ -1,5 +1,6 @@
 //! A table becomes partitioned: rows, ties and names are those of one that was made so.
 
+mod again;
 mod back;
 mod kinds;
 mod refused;
@@ -101,8 +102,13 @@ impl Mover {
 
 /// Both applications beside the work; then their books are looked at.
 fn under_traffic(seed: u64, partitioned: bool, work: impl FnOnce(&Db, &Mover)) -> Db {
+    traffic_on(TABLE, seed, partitioned, work)
+}
+
+/// The same on another table, which is partitioned in the end or is not.
+fn traffic_on(table: &str, seed: u64, partitioned: bool, work: impl FnOnce(&Db, &Mover)) -> Db {
     let db = Db::new();
-    db.sql(TABLE);
+    db.sql(table);
     let load = Load::start(&db, &Shape::plain(), &Options::paced(seed));
     let mover = Mover::fill(&db);
     beside(

@@ -51,11 +51,27 @@ fn what_cannot_be_done_is_refused_by_name() {
             &["trigger g", "transition tables"],
         ),
         ("CREATE TABLE c () INHERITS (t)", BY, 3, &["has children"]),
+        ("", &["--none"], 3, &["table public.t is not partitioned"]),
         (
-            "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY) PARTITION BY HASH (id)",
-            BY,
+            "DROP TABLE t; CREATE TABLE t (id int, d int) PARTITION BY HASH (id);
+             CREATE TABLE p PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            &["--none"],
             3,
-            &["is partitioned already"],
+            &["no primary key"],
+        ),
+        (
+            "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, d int) PARTITION BY HASH (id);
+             CREATE TABLE p PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0); CREATE INDEX lone ON p (d)",
+            &["--none"],
+            3,
+            &["lone is of partition public.p alone", "--drop-constraint lone"],
+        ),
+        (
+            "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, d int) PARTITION BY HASH (id);
+             CREATE TABLE p PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            &["--none", "--rollback-window", "1h"],
+            3,
+            &["there is no way back", "is partitioned"],
         ),
         ("", &["--list", "nix", "--values", "a"], 3, &["has no column nix"]),
         ("", &["--list", "d", "--values", "0;0"], 3, &["PostgreSQL refuses the partitions", "overlap"]),

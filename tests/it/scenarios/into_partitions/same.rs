@@ -83,6 +83,27 @@ fn the_schema_is_that_of_a_table_made_partitioned() {
 }
 
 #[test]
+fn the_schema_is_that_of_a_table_made_plain() {
+    let (old, new) = (Db::new(), Db::new());
+    role(&old, "app");
+    let table = TABLE.replace("$key", "id, at");
+    old.sql(&format!("{}{ROWS}", table.replace("$by", "")));
+    new.sql(&format!("{}{PARTITIONS}{ROWS}", table.replace("$by", "PARTITION BY RANGE (at)")));
+    let running = command(&new, &["partition", "t", "--none", "--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    let meanwhile = "INSERT INTO t (at, a) VALUES ('2026-05-05', 5), ('2028-01-01', 6); DELETE FROM mother WHERE a = 9";
+    [&old, &new].iter().for_each(|db| db.sql(meanwhile));
+    command(&new, &["cutover"]).wait().ended(0);
+    running.done();
+    finish(&new);
+    let (expected, got) = (dump(&old), dump(&new));
+    assert!(expected == got, "the schemas differ:\n{}", difference(&expected, &got));
+    let rows = "SELECT md5(string_agg(t::text, ',' ORDER BY id)) || count(*) FROM t";
+    assert_eq!(new.query_one_text(rows), old.query_one_text(rows));
+    assert_nothing_left(&new);
+}
+
+#[test]
 fn rolled_back_it_is_what_it_was_with_all_that_hangs_on_it() {
     let db = Db::new();
     role(&db, "app");
