@@ -52,6 +52,7 @@ pub mod run;
 pub mod seams;
 pub mod slot;
 pub mod standby;
+pub mod statistics;
 pub mod stream;
 pub mod throttle;
 pub mod ties;

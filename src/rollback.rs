@@ -16,6 +16,7 @@ use crate::report::{Event, Phase};
 use crate::retry::past_locks;
 use crate::slot;
 use crate::state;
+use crate::statistics;
 use crate::ties::Ties;
 
 /// Swaps back, from wherever an earlier try was left.
@@ -47,7 +48,7 @@ async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, 
         back.reporter.say(Event::PhaseBegan { phase: Phase::Ready });
         let conn = back.connector.open(Role::Indexer).await?;
         back.make_statistics(&conn, &back.ties(&conn).await?).await?;
-        conn.batch("analyze shadow", &format!("ANALYZE {}", back.names.shadow())).await?;
+        statistics::gather(back, false).await?;
         back.reporter.say(Event::PhaseBegan { phase: Phase::CutOver });
         cutover::run(back, &following.follower, &options.cutover, &following.fingerprint.columns, None).await
     };

@@ -18,6 +18,7 @@ const ROOMS: &[&str] = &[
     "index",
     "prepare",
     "unconverted",
+    "statistics",
     "finish",
     "fill",
     "slot",

@@ -11,6 +11,7 @@ use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
 use crate::prepare;
 use crate::report::Format;
+use crate::statistics::Statements as Statistics;
 use crate::ties::{Carry, Ties};
 
 /// One statement of the plan.
@@ -110,7 +111,9 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     for statement in carry.statistics_of_shadow(&names, &[]) {
         steps.push(step("ready", statement, NO_LOCK, NOBODY));
     }
-    steps.push(step("ready", format!("ANALYZE {}", names.shadow()), NO_LOCK, NOBODY));
+    for statement in Statistics::new(plan, &names, facts.version, options.vacuum).all() {
+        steps.push(step("ready", statement.clone(), NO_LOCK, NOBODY));
+    }
     let recipes = carry.recipes(&names)?;
     for statement in carry.make(&names, &recipes, &recipes.iter().collect::<Vec<_>>()) {
         steps.push(step("ready", statement, NO_LOCK, NOBODY));

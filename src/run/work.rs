@@ -24,7 +24,7 @@ use crate::report::{Event, Phase, Report};
 use crate::retry::{Retry, past_locks};
 use crate::state::{self, Migration};
 use crate::throttle::{Kind, Throttle, throttle};
-use crate::{fill, index, prepare, slot, unconverted};
+use crate::{fill, index, prepare, slot, statistics, unconverted};
 
 /// Every row alive at X0 is in the shadow.
 struct Copied(());
@@ -236,10 +236,8 @@ impl Work {
 
     /// Statistics before the swap: plans made from none would turn the application's look-ups into scans.
     async fn ready(&self, _: Compared) -> Result<Ready, Failure> {
-        let verb = if self.options.vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
-        let sql = format!("{verb} {}", self.context.names.shadow());
         let mut retry = Retry::new();
-        while let Err(failure) = self.analyze(&sql).await {
+        while let Err(failure) = self.analyze().await {
             retry.after_failure(failure).await?;
         }
         if self.context.plan.back.is_some() {
@@ -256,11 +254,11 @@ impl Work {
 
     /// Extended statistics are there before the ANALYZE that fills them, and the planner's before materialized views are
     /// filled.
-    async fn analyze(&self, sql: &str) -> Result<(), Failure> {
+    async fn analyze(&self) -> Result<(), Failure> {
         let conn = self.context.connector.open(Role::Indexer).await?;
         let ties = self.context.ties_patiently(&conn).await?;
         self.context.make_statistics(&conn, &ties).await?;
-        conn.batch("analyze shadow", sql).await?;
+        statistics::gather(&self.context, self.options.vacuum).await?;
         fill::run(&self.context, &conn, &ties).await?;
         Ok(())
     }
