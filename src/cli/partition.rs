@@ -18,6 +18,8 @@ pub struct Partition {
     pub table: TableName,
     /// By what.
     pub by: PartitionBy,
+    /// By what each partition is partitioned again.
+    pub below: Option<PartitionBy>,
     /// Whether rows that belong nowhere else get a partition.
     pub default_partition: bool,
     /// Constraints, indexes and foreign keys that are left off.
@@ -76,6 +78,10 @@ pub enum PartitionBy {
 impl Partition {
     pub(super) fn check(typed: PartitionArgs) -> Result<Self, Failure> {
         let Begun { dry_run, options, connection, output } = typed.beginning.check(typed.primary_key)?;
+        if typed.pg_partman {
+            return Err(Failure::usage("--pg-partman is not part of this version yet")
+                .hint("Leave it out, and tell pg_partman of the table yourself once it is partitioned."));
+        }
         let by = PartitionBy::check(Method {
             range: typed.range,
             every: typed.every,
@@ -88,9 +94,14 @@ impl Partition {
             partitions: typed.partitions,
             none: typed.none,
         })?;
+        let below = below(typed.sub_hash, typed.sub_partitions, typed.sub_list, typed.sub_values)?;
+        if below.is_some() && by == PartitionBy::Nothing {
+            return Err(Failure::usage("--none excludes --sub-hash and --sub-list"));
+        }
         Ok(Partition {
             table: typed.table,
             by,
+            below,
             default_partition: typed.default_partition,
             drop_constraints: typed.drop_constraints.into_iter().flat_map(|names| names.0).collect(),
             dry_run,
@@ -165,6 +176,40 @@ impl PartitionBy {
                 .hint("For instance: pgrecast partition events --range created_at --every '1 month'.")),
             _ => Err(Failure::usage("--range, --list and --hash exclude each other")),
         }
+    }
+}
+
+/// The options that say by what each partition is partitioned again.
+fn below(
+    hash: Option<Columns>,
+    partitions: Option<u32>,
+    list: Option<Columns>,
+    values: Option<String>,
+) -> Result<Option<PartitionBy>, Failure> {
+    match (hash, list) {
+        (Some(_), Some(_)) => Err(Failure::usage("--sub-hash and --sub-list exclude each other")),
+        (Some(hash), None) => {
+            none_of("--sub-hash", &[("--sub-values", values.is_some())])?;
+            let partitions = partitions.ok_or_else(|| {
+                Failure::usage("--sub-hash needs --sub-partitions")
+                    .hint("For instance: --sub-hash id --sub-partitions 4.")
+            })?;
+            Ok(Some(PartitionBy::Hash { columns: hash.0, partitions }))
+        }
+        (None, Some(list)) => {
+            none_of("--sub-list", &[("--sub-partitions", partitions.is_some())])?;
+            let column = only("--sub-list", list)?;
+            let values = values.ok_or_else(|| {
+                Failure::usage("--sub-list needs --sub-values")
+                    .hint("For instance: --sub-list region --sub-values 'eu;us'.")
+            })?;
+            Ok(Some(PartitionBy::List { column, values }))
+        }
+        (None, None) => match (partitions, values) {
+            (None, None) => Ok(None),
+            (Some(_), _) => Err(Failure::usage("--sub-partitions needs --sub-hash")),
+            (None, Some(_)) => Err(Failure::usage("--sub-values needs --sub-list")),
+        },
     }
 }
 

@@ -313,6 +313,18 @@ fn a_table_is_partitioned_in_one_way() {
         PartitionBy::Hash { columns: columns(&["a", "b"]), partitions: 8 }
     );
     assert_eq!(by(&["--none"]), PartitionBy::Nothing);
+    let below = |options: &[&str]| {
+        partition(&[&["--hash", "a", "--partitions", "8"], options].concat()).expect("a partitioning").below
+    };
+    assert_eq!(below(&[]), None);
+    assert_eq!(
+        below(&["--sub-hash", "c,d", "--sub-partitions", "2"]),
+        Some(PartitionBy::Hash { columns: columns(&["c", "d"]), partitions: 2 })
+    );
+    assert_eq!(
+        below(&["--sub-list", "c", "--sub-values", "-1;2"]),
+        Some(PartitionBy::List { column: "c".to_owned(), values: "-1;2".to_owned() })
+    );
     let more = ["--hash", "a", "--partitions", "8", "--drop-constraint", "x,\"Y\"", "--drop-constraint", "z"];
     let read = partition(&[&more[..], &["--default-partition", "--primary-key", "a", "--dry-run"]].concat());
     let read = read.expect("a partitioning");
@@ -332,6 +344,13 @@ fn ways_to_partition_are_not_mixed() {
         (&["--range", "a,b", "--every", "1 day"], "takes one column"),
         (&["--range", "a", "--bounds", "1,2", "--premake", "2"], "--premake is not for"),
         (&["--list", "a"], "--list needs --values"),
+        (&["--list", "a", "--values", "1", "--sub-list", "b"], "--sub-list needs --sub-values"),
+        (&["--list", "a", "--values", "1", "--sub-values", "b"], "--sub-values needs --sub-list"),
+        (
+            &["--list", "a", "--values", "1", "--sub-hash", "b", "--sub-values", "1"],
+            "--sub-values is not for --sub-hash",
+        ),
+        (&["--list", "a", "--values", "1", "--pg-partman"], "--pg-partman is not part"),
         (&["--list", "a", "--values", "1", "--zone", "UTC"], "--zone is not for"),
         (&["--hash", "a"], "--hash needs --partitions"),
         (&["--hash", "a", "--partitions", "2", "--values", "1"], "--values is not for"),

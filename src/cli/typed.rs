@@ -176,6 +176,20 @@ pub(super) struct PartitionArgs {
     /// How many partitions the hash is spread over
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) partitions: Option<u32>,
+    /// Partition each partition again by a hash of these columns
+    #[arg(long, value_name = "COL,…")]
+    pub(super) sub_hash: Option<Columns>,
+    /// How many partitions each has then
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) sub_partitions: Option<u32>,
+    /// Partition each partition again by the values of this column
+    #[arg(long, value_name = "COL")]
+    pub(super) sub_list: Option<Columns>,
+    /// The values of each of its partitions
+    #[arg(long, value_name = "'a;b,c'", allow_hyphen_values = true)]
+    pub(super) sub_values: Option<String>,
+    #[arg(long, hide = true)]
+    pub(super) pg_partman: bool,
     /// A partitioned table becomes a plain one
     #[arg(long)]
     pub(super) none: bool,

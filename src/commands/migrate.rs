@@ -59,10 +59,12 @@ impl Wanted {
     }
 
     fn partition(typed: Partition) -> Result<Wanted, Failure> {
-        let spec = Partitioning::read(&typed.by, typed.default_partition, &typed.drop_constraints)?;
+        let spec =
+            Partitioning::read(&typed.by, typed.below.as_ref(), typed.default_partition, &typed.drop_constraints)?;
         let request = serde_json::json!({
             "command": "partition",
             "by": typed.by,
+            "below": typed.below,
             "default_partition": typed.default_partition,
             "left_off": typed.drop_constraints,
             "primary_key": typed.options.primary_key,

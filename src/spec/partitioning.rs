@@ -16,6 +16,8 @@ pub const MOST_PARTITIONS: usize = 1_000;
 pub struct Partitioning {
     /// By what.
     pub by: By,
+    /// By what each partition is partitioned again.
+    pub below: Option<By>,
     /// Whether rows that belong nowhere else get a partition.
     pub default: bool,
     /// Constraints, indexes and foreign keys that are left off.
@@ -94,8 +96,40 @@ impl Partitioning {
     ///
     /// # Errors
     /// Exit 2, naming the option.
-    pub fn read(by: &PartitionBy, default: bool, left_off: &[String]) -> Result<Partitioning, Failure> {
-        let by = match by {
+    pub fn read(
+        by: &PartitionBy,
+        below: Option<&PartitionBy>,
+        default: bool,
+        left_off: &[String],
+    ) -> Result<Partitioning, Failure> {
+        if default && matches!(by, PartitionBy::Hash { .. }) {
+            return Err(Failure::usage("--default-partition is not for --hash").hint("Every row has a partition then."));
+        }
+        let by = By::read(by, default)?;
+        let below = below.map(|below| By::read(below, default)).transpose()?;
+        let made = by.least() * below.as_ref().map_or(1, |below| below.least() + 1);
+        if made > MOST_PARTITIONS {
+            return Err(Failure::usage(format!("{made} partitions are more than {MOST_PARTITIONS}")));
+        }
+        Ok(Partitioning { by, below, default, left_off: left_off.to_vec() })
+    }
+
+    /// The columns of all levels, in order.
+    pub fn columns(&self) -> Vec<String> {
+        let mut columns = self.by.columns().to_vec();
+        let below = self.below.iter().flat_map(|below| below.columns());
+        for column in below {
+            if !columns.contains(column) {
+                columns.push(column.clone());
+            }
+        }
+        columns
+    }
+}
+
+impl By {
+    fn read(by: &PartitionBy, default: bool) -> Result<By, Failure> {
+        Ok(match by {
             PartitionBy::Every { column, every, zone, premake } => {
                 By::Series { column: column.clone(), step: Step::read(every)?, zone: zone.clone(), premake: *premake }
             }
@@ -105,36 +139,29 @@ impl Partitioning {
             PartitionBy::List { column, values } => {
                 By::List { column: column.clone(), values: read_lists(values, default)? }
             }
-            PartitionBy::Hash { columns, partitions } => {
-                if default {
-                    return Err(
-                        Failure::usage("--default-partition is not for --hash").hint("Every row has a partition then.")
-                    );
-                }
-                By::Hash { columns: columns.clone(), partitions: *partitions }
-            }
+            PartitionBy::Hash { columns, partitions } => By::Hash { columns: columns.clone(), partitions: *partitions },
             PartitionBy::Nothing => {
                 if default {
                     return Err(Failure::usage("--default-partition is not for --none"));
                 }
                 By::Nothing
             }
-        };
-        let made = match &by {
-            By::Series { .. } | By::Nothing => 0,
+        })
+    }
+
+    /// How many partitions there will be at the least.
+    fn least(&self) -> usize {
+        match self {
+            By::Series { .. } | By::Nothing => 1,
             By::Bounds { bounds, .. } => bounds.len() - 1,
             By::List { values, .. } => values.len(),
             By::Hash { partitions, .. } => usize::try_from(*partitions).unwrap_or(usize::MAX),
-        };
-        if made > MOST_PARTITIONS {
-            return Err(Failure::usage(format!("{made} partitions are more than {MOST_PARTITIONS}")));
         }
-        Ok(Partitioning { by, default, left_off: left_off.to_vec() })
     }
 
     /// The columns, in order.
     pub fn columns(&self) -> &[String] {
-        match &self.by {
+        match self {
             By::Series { column, .. } | By::List { column, .. } => std::slice::from_ref(column),
             By::Bounds { columns, .. } | By::Hash { columns, .. } => columns,
             By::Nothing => &[],
@@ -143,21 +170,41 @@ impl Partitioning {
 
     /// RANGE, LIST or HASH.
     pub fn strategy(&self) -> Option<&'static str> {
-        match &self.by {
+        match self {
             By::Series { .. } | By::Bounds { .. } => Some("RANGE"),
             By::List { .. } => Some("LIST"),
             By::Hash { .. } => Some("HASH"),
             By::Nothing => None,
         }
     }
+
+    /// Whether a row with NULL in one of the columns has a partition.
+    pub fn takes_null(&self, default: bool) -> bool {
+        default
+            || match self {
+                By::Series { .. } | By::Bounds { .. } => false,
+                By::List { values, .. } => values.iter().flatten().any(|value| *value == Value::Null),
+                By::Hash { .. } | By::Nothing => true,
+            }
+    }
 }
 
 impl fmt::Display for Partitioning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.by)?;
+        match &self.below {
+            Some(below) => write!(f, ", each {below}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.columns().iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
         let Some(strategy) = self.strategy() else { return f.write_str("without partitions") };
         write!(f, "PARTITION BY {strategy} ({columns})")?;
-        match &self.by {
+        match self {
             By::Series { step, zone: None, .. } => write!(f, " every {step}"),
             By::Series { step, zone: Some(zone), .. } => write!(f, " every {step} in {zone}"),
             By::Bounds { bounds, .. } => write!(f, " with {} bounds", bounds.len()),

@@ -63,12 +63,13 @@ impl Model<'_> {
         self.conn.batch("create model", &sql.join(";\n")).await.map_err(|e| refused("partitioning", e))?;
         let mut sql = Vec::new();
         for piece in wanted.pieces {
-            sql.push(format!(
-                "CREATE TEMPORARY TABLE {} PARTITION OF {root} {}{}",
-                Ident(&piece.name),
-                piece.bound,
-                ddl::storage(wanted.storage, Purpose::Model)
-            ));
+            let above = piece.parent.map_or(root.clone(), |n| QualifiedName::temporary(&wanted.pieces[n].name));
+            let rest = match &piece.key {
+                Some(key) => format!(" PARTITION BY {key}"),
+                None => ddl::storage(wanted.storage, Purpose::Model),
+            };
+            let name = Ident(&piece.name);
+            sql.push(format!("CREATE TEMPORARY TABLE {name} PARTITION OF {above} {}{rest}", piece.bound));
             sql.extend(ddl::column_settings(wanted.root, &format!("pg_temp.{}", Ident(&piece.name))));
         }
         // In a partition that is made later they would be valid.

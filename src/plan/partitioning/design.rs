@@ -12,14 +12,19 @@ pub struct Piece {
     pub name: String,
     /// `FOR VALUES …` or `DEFAULT`, as read in the time zone of the bounds.
     pub bound: String,
+    /// Its parent's place among the pieces; `None` for a partition of the table.
+    pub parent: Option<usize>,
+    /// What follows its own PARTITION BY, where it is partitioned again.
+    pub key: Option<String>,
 }
 
 /// What follows PARTITION BY.
-pub fn partition_key(spec: &Partitioning) -> Option<String> {
-    Some(format!("{} ({})", spec.strategy()?, ident_list(spec.columns().iter().map(String::as_str))))
+pub fn partition_key(by: &By) -> Option<String> {
+    Some(format!("{} ({})", by.strategy()?, ident_list(by.columns().iter().map(String::as_str))))
 }
 
-/// All partitions. `ranges` are those of a series; `ends` the least and the greatest number of the column's type.
+/// All partitions, parents before children. `ranges` are those of a series; `ends` the least and the greatest number of
+/// the column's type.
 pub fn pieces(
     spec: &Partitioning,
     ranges: &[Range],
@@ -27,7 +32,25 @@ pub fn pieces(
     table: &str,
     taken: impl Fn(&str) -> bool,
 ) -> Vec<Piece> {
-    let mut wanted: Vec<(String, String)> = match &spec.by {
+    let mut chosen: Vec<Piece> = Vec::new();
+    let key = spec.below.as_ref().and_then(partition_key);
+    for (suffix, bound) in wanted(&spec.by, spec.default, ranges, ends) {
+        let name = free_name(table, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
+        chosen.push(Piece { name, bound, parent: None, key: key.clone() });
+    }
+    let Some(below) = &spec.below else { return chosen };
+    for parent in 0..chosen.len() {
+        for (suffix, bound) in wanted(below, spec.default, &[], None) {
+            let name = free_name(&chosen[parent].name, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
+            chosen.push(Piece { name, bound, parent: Some(parent), key: None });
+        }
+    }
+    chosen
+}
+
+/// The partitions of one level: what each adds to its parent's name, and its bound.
+fn wanted(by: &By, default: bool, ranges: &[Range], ends: Option<(i128, i128)>) -> Vec<(String, String)> {
+    let mut wanted: Vec<(String, String)> = match by {
         By::Series { .. } => ranges.iter().map(|r| (r.suffix.clone(), range_bound(r, ends))).collect(),
         By::Bounds { bounds, .. } => bounds.windows(2).map(|w| (spelled(&w[0]), from_to(&w[0], &w[1]))).collect(),
         By::List { values, .. } => {
@@ -38,15 +61,10 @@ pub fn pieces(
             .collect(),
         By::Nothing => Vec::new(),
     };
-    if spec.default {
+    if default && !matches!(by, By::Hash { .. }) {
         wanted.push(("default".to_owned(), "DEFAULT".to_owned()));
     }
-    let mut chosen: Vec<Piece> = Vec::new();
-    for (suffix, bound) in wanted {
-        let name = free_name(table, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
-        chosen.push(Piece { name, bound });
-    }
-    chosen
+    wanted
 }
 
 /// `table_suffix`, or `table_suffix_1` and so on where that is taken.
@@ -140,13 +158,31 @@ mod tests {
     fn names_are_readable_short_and_free() {
         let values = vec![text(&["EU"]), text(&["eu"]), vec![Value::Null], text(&["São Paulo/x", "b"]), text(&["-5"])];
         let by = By::List { column: "region".to_owned(), values };
-        let spec = Partitioning { by, default: true, left_off: Vec::new() };
+        let spec = Partitioning { by, below: None, default: true, left_off: Vec::new() };
         let made = pieces(&spec, &[], None, "t", |n| n == "t_null");
         let names: Vec<&str> = made.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["t_eu", "t_eu_1", "t_null_1", "t_são_paulo_x_b", "t_m5", "t_default"]);
         assert_eq!(made[2].bound, "FOR VALUES IN (NULL)");
         let long = "x".repeat(63);
         assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 62));
+        let below = By::Hash { columns: vec!["id".to_owned()], partitions: 2 };
+        let by = By::List { column: "region".to_owned(), values: vec![text(&["eu"])] };
+        let nested = Partitioning { by, below: Some(below), default: true, left_off: Vec::new() };
+        let made: Vec<(String, Option<usize>)> =
+            pieces(&nested, &[], None, "t", |n| n == "t_eu_1").into_iter().map(|p| (p.name, p.parent)).collect();
+        let told: Vec<(&str, Option<usize>)> = made.iter().map(|(name, parent)| (name.as_str(), *parent)).collect();
+        let (eu, rest) = (Some(0), Some(1));
+        assert_eq!(
+            told,
+            [
+                ("t_eu", None),
+                ("t_default", None),
+                ("t_eu_0", eu),
+                ("t_eu_1_1", eu),
+                ("t_default_0", rest),
+                ("t_default_1", rest)
+            ]
+        );
         let taken = Taken(vec!["_t_eu".to_owned()]);
         assert!(taken.has("t_eu") && !taken.has("t_us"));
     }

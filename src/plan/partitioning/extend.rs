@@ -11,23 +11,39 @@ use crate::plan::tree::{Branch, Tree};
 use crate::plan::types::{Plan, Series};
 use crate::spec::partitioning::MOST_PARTITIONS;
 
-/// The partition for a place in the plan's series; `None` where there can be none.
-pub async fn branch(conn: &Conn, plan: &Plan, place: &str) -> Result<Option<Branch>, Failure> {
-    let Some(series) = &plan.series else { return Ok(None) };
+/// The partition for a place in the plan's series, with its own partitions behind it; none where there can be none.
+pub async fn branches(conn: &Conn, plan: &Plan, place: &str) -> Result<Vec<Branch>, Failure> {
+    let Some(series) = &plan.series else { return Ok(Vec::new()) };
     let range = read_place(series.step, place).and_then(|place| range_of(series.step, place));
-    let like = plan.branches.iter().find(|b| b.parent.is_none() && b.bound != "DEFAULT");
-    let (Some(range), Some(like)) = (range, like) else { return Ok(None) };
-    if plan.branches.len() >= MOST_PARTITIONS {
-        return Ok(None);
+    let like = plan.branches.iter().position(|b| b.parent.is_none() && b.bound != "DEFAULT");
+    let (Some(range), Some(like)) = (range, like) else { return Ok(Vec::new()) };
+    let below: Vec<&Branch> = plan.branches.iter().filter(|b| b.parent == Some(like)).collect();
+    if plan.branches.len() + below.len() >= MOST_PARTITIONS {
+        return Ok(Vec::new());
     }
-    let branches = plan.partitions.iter().map(|p| p.branch.clone()).collect();
-    let mut taken = super::taken(conn, &Tree { root: plan.source.clone(), branches }).await?;
+    let own = plan.partitions.iter().map(|p| p.branch.clone()).collect();
+    let mut taken = super::taken(conn, &Tree { root: plan.source.clone(), branches: own }).await?;
     taken.0.extend(own_names(plan));
     let name = free_name(&plan.source.name.name, &range.suffix, |name| taken.has(name));
     taken.0.push(name.clone());
     let bound = bound(conn, plan, series, &range).await?;
-    let shape = shape_like(&like.shape, &name, taken.0);
-    Ok(Some(Branch { shape, parent: None, bound }))
+    let like = &plan.branches[like].shape;
+    let shape = shape_like(like, &name, &mut taken.0);
+    let mut made = vec![Branch { shape: shape.clone(), parent: None, bound }];
+    for branch in below {
+        let suffix = branch.shape.name.name.strip_prefix(&like.name.name).unwrap_or(&branch.shape.name.name);
+        let own = free_name(&name, suffix.trim_start_matches('_'), |name| taken.has(name));
+        taken.0.push(own.clone());
+        let mut child = shape_like(&branch.shape, &own, &mut taken.0);
+        for parent in child.indexes.iter_mut().filter_map(|index| index.parent.as_mut()) {
+            let same = like.indexes.iter().zip(&shape.indexes).find(|(old, _)| old.name == *parent);
+            if let Some((_, new)) = same {
+                parent.clone_from(&new.name);
+            }
+        }
+        made.push(Branch { shape: child, parent: Some(plan.branches.len()), bound: branch.bound.clone() });
+    }
+    Ok(made)
 }
 
 /// What the partitions and their indexes will be called in the table's schema.
@@ -53,7 +69,7 @@ async fn bound(conn: &Conn, plan: &Plan, series: &Series, range: &Range) -> Resu
 }
 
 /// A partition like another, under names that follow its own.
-fn shape_like(like: &Shape, name: &str, mut used: Vec<String>) -> Shape {
+fn shape_like(like: &Shape, name: &str, used: &mut Vec<String>) -> Shape {
     let mut shape = like.clone();
     shape.name = like.name.sibling(name);
     for index in &mut shape.indexes {

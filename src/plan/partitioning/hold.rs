@@ -27,7 +27,7 @@ pub fn refuse_source(tree: &Tree, spec: &Partitioning) -> Result<(), Failure> {
         return Err(Failure::refused(format!("table {table} is a partition, is typed, inherits, or has children"))
             .hint("End that first: this version makes partitions of a table by itself only."));
     }
-    for name in spec.columns() {
+    for name in &spec.columns() {
         if column(source, name)?.origin.is_generated() {
             return Err(Failure::refused(format!(
                 "column {} is generated, and no table can be partitioned by one",
@@ -104,8 +104,8 @@ pub fn primary_key(
     let Some(own) = source.primary_key().filter(|i| !spec.left_off.contains(&i.name)) else { return Ok(None) };
     let mut columns = own.column_names().unwrap_or_default();
     for name in spec.columns() {
-        if !columns.contains(name) {
-            columns.push(name.clone());
+        if !columns.contains(&name) {
+            columns.push(name);
         }
     }
     Ok(Some(columns))
@@ -178,7 +178,8 @@ fn why_lost(index: &Index, spec: &Partitioning) -> Option<String> {
     if constraint.is_some_and(|c| c.deferrable) {
         return Some("is deferrable".to_owned());
     }
-    let missing = spec.columns().iter().find(|c| !index.keys.iter().flatten().any(|k| k == *c))?;
+    let columns = spec.columns();
+    let missing = columns.iter().find(|c| !index.keys.iter().flatten().any(|k| k == *c))?;
     index.unique.then(|| format!("is not over the partition column {}", plain_ident(missing)))
 }
 

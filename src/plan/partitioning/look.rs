@@ -2,8 +2,8 @@
 
 use jiff::civil::Date;
 
+use super::column;
 use super::series::{self, Place, Range, Unending};
-use super::{column, takes_null};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident, Literal};
@@ -160,9 +160,11 @@ pub async fn refuse_null(
     key: &Key,
 ) -> Result<(), Failure> {
     let may_be_null = |name: &&String| source.column(name).is_some_and(|c| !c.not_null);
-    for name in spec.columns().iter().filter(may_be_null) {
+    let levels = std::iter::once(&spec.by).chain(&spec.below);
+    let columns = levels.flat_map(|by| by.columns().iter().map(|name| (name, by.takes_null(spec.default))));
+    for (name, takes_null) in columns.filter(|(name, _)| may_be_null(name)) {
         let must_not = target.column(name).is_some_and(|c| c.not_null);
-        if takes_null(spec) && !must_not {
+        if takes_null && !must_not {
             continue;
         }
         let columns = key.columns.iter().map(|k| {

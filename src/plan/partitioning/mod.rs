@@ -8,7 +8,7 @@ pub mod series;
 
 pub use design::Piece;
 use design::Taken;
-pub use extend::branch;
+pub use extend::branches;
 pub use look::{place_sql, read_place};
 
 use super::build::{FinalNames, Request, refuse_unpublished, relation_names};
@@ -21,7 +21,7 @@ use super::types::{Layout, Partition, Plan, SCHEMA, Series};
 use crate::error::Failure;
 use crate::pg::Conn;
 use crate::pg::sql::plain_ident;
-use crate::spec::partitioning::{By, Partitioning};
+use crate::spec::partitioning::{By, MOST_PARTITIONS, Partitioning};
 
 /// Plans. `conn` must still have the role's own search path; nothing is changed.
 ///
@@ -43,15 +43,19 @@ pub async fn plan(
     let taken = taken(conn, &tree).await?;
     let ends = look::ends(source, spec);
     let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.has(name));
+    if pieces.len() > MOST_PARTITIONS {
+        return Err(Failure::refused(format!("{} partitions are more than {MOST_PARTITIONS}", pieces.len()))
+            .hint("Give longer ranges, or fewer partitions of each."));
+    }
     let storage = storage(&tree);
-    let root = hold::root(source, spec, design::partition_key(spec), &storage);
+    let root = hold::root(source, spec, design::partition_key(&spec.by), &storage);
     let wanted = Wanted { root: &root, pieces: &pieces, storage: &storage, indexes: &indexes, zone: &zone };
     let (modelled, made) = partitioned(conn, source, &wanted, version).await?;
     let no_conversion = |_: &str| None;
     let (key, identity) =
         key::choose(source, &modelled.target, &modelled.columns, &modelled.equalities, &no_conversion)?;
     refuse_unpublished(source, &identity)?;
-    let by = key::columns_over(spec.columns(), source, &modelled.columns, &modelled.equalities, &no_conversion)
+    let by = key::columns_over(&spec.columns(), source, &modelled.columns, &modelled.equalities, &no_conversion)
         .map_err(|why| Failure::refused(format!("the table cannot be partitioned: {why}")))?;
     let mut names = FinalNames::new(&tree, taken.0);
     let mut target = names.apply(source, made.root);
@@ -154,14 +158,4 @@ fn column<'a>(source: &'a Shape, name: &str) -> Result<&'a super::shape::Column,
         Failure::refused(format!("table {} has no column {}", source.name.plain(), plain_ident(name)))
             .hint("Names with capitals must be quoted as in SQL.")
     })
-}
-
-/// Whether a row with NULL in a partition column has a partition.
-fn takes_null(spec: &Partitioning) -> bool {
-    spec.default
-        || match &spec.by {
-            By::Series { .. } | By::Bounds { .. } => false,
-            By::List { values, .. } => values.iter().flatten().any(|v| *v == crate::spec::partitioning::Value::Null),
-            By::Hash { .. } | By::Nothing => true,
-        }
 }

@@ -2,6 +2,7 @@
 
 mod again;
 mod back;
+mod below;
 mod kinds;
 mod refused;
 mod same;
