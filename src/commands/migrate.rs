@@ -93,7 +93,8 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Alter(typed) => Clauses::parse(&typed.clauses).map(drop),
         Command::Partition(typed) => {
-            Partitioning::read(&typed.by, typed.default_partition, &typed.drop_constraints).map(drop)
+            Partitioning::read(&typed.by, typed.below.as_ref(), typed.default_partition, &typed.drop_constraints)
+                .map(drop)
         }
         Command::Print(printed) => understand(&printed.of),
         Command::Run(_)

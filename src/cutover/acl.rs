@@ -65,7 +65,11 @@ impl Acl {
 
     /// Reads that of one member. What takes nobody's place gets nothing but its owner's privileges: who may use the table
     /// may use its partitions through it.
+    /// A partition that is old has what it had.
     pub async fn read(conn: &Conn, member: &Member<'_>) -> Result<Acl, Failure> {
+        if member.source.is_none() && member.is_old() {
+            return Ok(Acl::none());
+        }
         let (oid, shadow) = (member.source.map_or(0, |s| s.oid).to_string(), member.shadow().to_string());
         read::json(conn, "read grants", &SQL.replace("$1", &oid).replace("$2", &shadow)).await
     }

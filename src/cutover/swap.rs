@@ -72,9 +72,7 @@ impl Swap<'_> {
             steps.extend(settings(member));
             steps.extend(acl.statements(self.plan, member));
         }
-        if !self.names.are_backwards() {
-            steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
-        }
+        steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
         let old = self.plan.source.name.sibling(old_name(&moved, &self.plan.source.name.name));
         steps.extend(self.carry.take_place(self.names, &old));
         steps.extend(self.carry.take_hold(self.names));
@@ -84,7 +82,7 @@ impl Swap<'_> {
              swapped_at = clock_timestamp() WHERE id = {}",
             Literal(&old.plain()),
             Literal(&serde_json::json!(self.carry.owed()).to_string()),
-            Literal(&serde_json::json!(own_old_names(self.plan, &old, &moved)).to_string()),
+            Literal(&serde_json::json!(self.own_old_names(&moved)).to_string()),
             self.id
         ));
         steps.push(match self.names.are_backwards() {
@@ -99,6 +97,7 @@ impl Swap<'_> {
     fn way_back(&self, old: &QualifiedName) -> Vec<String> {
         let Some(back) = &self.plan.back else { return Vec::new() };
         let mut steps = self.carry.strip(old, |s| name_with_suffix(&s.name, &self.old_suffix()));
+        steps.extend(ddl::generated_by_default(&self.plan.source, &old.to_string()));
         steps.push(format!(
             "ALTER PUBLICATION {} ADD TABLE {}",
             Ident(&self.names.back_publication()),
@@ -106,6 +105,13 @@ impl Swap<'_> {
         ));
         steps.push(published::keep_sql(self.id, &self.names.back_publication()));
         steps
+    }
+
+    /// The names under which the way back will find the old table and what is its own.
+    fn own_old_names(&self, moved: &Moved) -> OldNames {
+        let partitions =
+            self.plan.partitions.iter().map(|p| own_old_names(self.plan, &p.branch.shape, moved)).collect();
+        OldNames { partitions, ..own_old_names(self.plan, &self.plan.source, moved) }
     }
 
     fn old_suffix(&self) -> String {
@@ -165,17 +171,17 @@ fn old_name(moved: &Moved, name: &str) -> String {
     moved.get(name).cloned().unwrap_or_else(|| name.to_owned())
 }
 
-/// The names under which the way back will find the old table and what is its own.
-fn own_old_names(plan: &Plan, table: &QualifiedName, moved: &Moved) -> OldNames {
-    let source = &plan.source;
+/// Those of one table.
+fn own_old_names(plan: &Plan, source: &Shape, moved: &Moved) -> OldNames {
     let sequence = |c: &Column| {
         let named = c.sequence.as_ref()?.name.clone();
         Some(if plan.leaves_sequence(c) { named.sibling(old_name(moved, &named.name)) } else { named })
     };
     OldNames {
-        table: table.clone(),
+        table: source.name.sibling(old_name(moved, &source.name.name)),
         indexes: source.indexes.iter().map(|i| old_name(moved, &i.name)).collect(),
         sequences: source.columns.iter().map(sequence).collect(),
+        partitions: Vec::new(),
     }
 }
 
@@ -220,6 +226,13 @@ fn new_in(member: &Member<'_>) -> Vec<String> {
 fn settings(member: &Member<'_>) -> Vec<String> {
     let target = member.target;
     let table = target.name.to_string();
+    if member.is_old() {
+        // It was this table before: only the identity may have been changed for the migration's sake.
+        let mut steps = ddl::restore_autovacuum(target, &table);
+        let identity = finish::identity(target, str::to_owned);
+        steps.push(format!("ALTER TABLE {table} REPLICA IDENTITY {identity}"));
+        return steps;
+    }
     let Some(source) = member.source else {
         // Autovacuum comes back after the swap: see `finish::restore_autovacuum`.
         let identity = finish::identity(target, str::to_owned);
@@ -227,12 +240,6 @@ fn settings(member: &Member<'_>) -> Vec<String> {
         return Vec::from_iter(own.then(|| format!("ALTER TABLE {table} REPLICA IDENTITY {identity}")));
     };
     let mut steps = ddl::restore_autovacuum(target, &table);
-    if member.is_old() {
-        // It was this table before: only the identity may have been changed for the migration's sake.
-        let identity = finish::identity(target, str::to_owned);
-        steps.push(format!("ALTER TABLE {table} REPLICA IDENTITY {identity}"));
-        return steps;
-    }
     steps.extend(ddl::unvalidated_checks(target, &table));
     for index in target.indexes.iter().filter(|i| i.is_deferred_to_swap()) {
         steps.extend(ddl::attach_index(index, &table, &target.name.sibling(index.name.clone())));

@@ -175,14 +175,14 @@ fn exchange(plan: &Plan, delete: &str, shadow: &QualifiedName, in_source: &str) 
     // The count makes the server remove every row before it writes the first (SELECT, PostgreSQL manual, "WITH").
     Some(format!(
         "WITH was AS MATERIALIZED ({delete} RETURNING {}) INSERT INTO {shadow} AS shadow ({}){} SELECT {} \
-         FROM (SELECT src.* FROM ({}) AS changed JOIN ONLY {} AS src ON {in_source}) AS {alias} \
+         FROM (SELECT src.* FROM ({}) AS changed JOIN {} AS src ON {in_source}) AS {alias} \
          LEFT JOIN was ON {same} WHERE (SELECT count(*) FROM was) >= 0",
         comma(given_back.collect()),
         comma(columns.collect()),
         plan.overriding(),
         comma(values.collect()),
         each_key_once(plan),
-        plan.source.name,
+        plan.whole_source(),
     ))
 }
 

@@ -162,8 +162,17 @@ fn check_comment(check: &Check, table: &str) -> Option<String> {
 /// `SET GENERATED ALWAYS` for the identity columns that the shadow has by default. A partition's is its parent's, and
 /// comes with it.
 pub fn generated_always(shape: &Shape, table: &str) -> Vec<String> {
+    set_generated(shape, table, "ALWAYS")
+}
+
+/// The other way round, for an old table that becomes a shadow.
+pub fn generated_by_default(shape: &Shape, table: &str) -> Vec<String> {
+    set_generated(shape, table, "BY DEFAULT")
+}
+
+fn set_generated(shape: &Shape, table: &str, when: &str) -> Vec<String> {
     let always = shape.columns.iter().filter(|c| c.origin == Origin::IdentityAlways && c.sequence.is_some());
-    always.map(|c| format!("ALTER TABLE {table} ALTER COLUMN {} SET GENERATED ALWAYS", Ident(&c.name))).collect()
+    always.map(|c| format!("ALTER TABLE {table} ALTER COLUMN {} SET GENERATED {when}", Ident(&c.name))).collect()
 }
 
 /// Comments on the table, its columns and its validated checks.

@@ -8,8 +8,8 @@ use super::key;
 use super::model;
 use super::partitions;
 use super::shape::{Column, Index, Shape};
-use super::tree::Tree;
-use super::types::{IdentityChange, Key, Partition, Plan, TargetColumn, Value, Writing};
+use super::tree::{Branch, Tree};
+use super::types::{IdentityChange, Key, Layout, Partition, Plan, TargetColumn, Value, Writing};
 use crate::error::{Exit, Failure};
 use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident};
@@ -34,8 +34,11 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
     }
     let text = undoing(plan, given)?;
     let clauses = Clauses::parse(&text).map_err(no_way_back)?;
-    // What the way back does to columns it does to those of the partitions alike.
-    let tree = Tree { root: plan.target.unpartitioned(), branches: Vec::new() };
+    let tree = match plan.layout {
+        Layout::Kept => Tree { root: plan.target.clone(), branches: plan.branches.clone() },
+        // No column changes: the partitions tell nothing.
+        Layout::Made => Tree { root: plan.target.unpartitioned(), branches: Vec::new() },
+    };
     let modelled = model::model(conn, &tree, &clauses, version).await.map_err(no_way_back)?;
     refuse_unpinned(&modelled, &plan.settings).map_err(no_way_back)?;
     let columns = old.columns.iter().map(|column| back(column, &modelled.columns)).collect::<Result<Vec<_>, _>>()?;
@@ -57,7 +60,7 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         source: plan.target.clone(),
         target: old.clone(),
         partitions,
-        branches: Vec::new(),
+        branches: plan.partitions.iter().map(|p| p.branch.clone()).collect(),
         layout: plan.layout,
         series: None,
         left_off: Vec::new(),
@@ -95,20 +98,13 @@ fn written_again(key: Key, plan: &Plan, old: &Shape) -> Key {
     }
 }
 
-/// The way back with the new table as it stands after the swap. Where somebody has changed its partitions since, they
-/// stay as they were planned, and no check of the table passes.
+/// The way back with the new table as it stands after the swap. Where somebody has changed its partitions since, no check of
+/// the table passes until that is taken back.
 pub fn found_again(back: &mut Plan, tree: Tree) {
-    let is_planned = |n: usize, p: &Partition| {
-        let branch = &tree.branches[n];
-        branch.shape.name == p.branch.shape.name
-    };
-    let mut found = Vec::new();
-    for (n, branch) in tree.branches.iter().enumerate() {
-        let planned = back.partitions.iter().find(|p| is_planned(n, p));
-        found.extend(planned.map(|p| Partition { branch: branch.clone(), identity: p.identity.clone() }));
-    }
-    if found.len() == back.partitions.len() && found.len() == tree.branches.len() {
-        back.partitions = found;
+    for Partition { branch, .. } in &mut back.partitions {
+        if let Some(found) = tree.branches.iter().find(|found| found.shape.name == branch.shape.name) {
+            *branch = Branch { parent: branch.parent, ..found.clone() };
+        }
     }
     back.source = tree.root;
 }

@@ -118,17 +118,21 @@ impl Member<'_> {
     /// What it is called until the swap. What is made for the migration has nobody's place to take and waits under its
     /// own name, so that the swap has less to do.
     pub fn shadow(&self) -> QualifiedName {
-        match self.source {
-            Some(_) => self.names.shadow(),
-            None => QualifiedName::new(SCHEMA, &self.target.name.name),
+        match self.has_place() {
+            true => self.names.shadow(),
+            false => QualifiedName::new(SCHEMA, &self.target.name.name),
         }
+    }
+
+    fn has_place(&self) -> bool {
+        self.source.is_some() || self.is_old()
     }
 
     /// What its nth index is called until the swap.
     pub fn index(&self, n: usize) -> QualifiedName {
-        match self.source {
-            Some(_) => self.names.index(n),
-            None => QualifiedName::new(SCHEMA, self.target.indexes.get(n).map_or("", |index| index.name.as_str())),
+        match self.has_place() {
+            true => self.names.index(n),
+            false => QualifiedName::new(SCHEMA, self.target.indexes.get(n).map_or("", |index| index.name.as_str())),
         }
     }
 
@@ -299,6 +303,9 @@ pub struct OldNames {
     pub indexes: Vec<String>,
     /// The sequences of its columns, in the order of its shape.
     pub sequences: Vec<Option<QualifiedName>>,
+    /// The same of its partitions, in the order of the plan.
+    #[serde(default)]
+    pub partitions: Vec<OldNames>,
 }
 
 /// The schema that holds everything the tool owns.
@@ -312,7 +319,8 @@ impl Names {
 
     /// The same for the nth partition of the target: its shadow, and what belongs to that.
     fn of_partition(&self, n: usize) -> Self {
-        Names { id: self.id, partition: Some(n), old: None }
+        let old = self.old.as_ref().map(|old| old.partitions.get(n).cloned().unwrap_or_default());
+        Names { id: self.id, partition: Some(n), old }
     }
 
     /// The names of the way back, on which the old table is the shadow of the new one.

@@ -91,9 +91,6 @@ impl Ties {
         let hint = "Leave --rollback-window out to migrate without a way back.";
         let none = |what: String| Finding::new(format!("there is no way back for --rollback-window: {what}"), hint);
         let mut found = Vec::new();
-        if plan.source.is_partitioned() {
-            found.push(none("the table is partitioned".to_owned()));
-        }
         // What is left off is not on the new table, and would not come back with the old one.
         let keys = self.outgoing.iter().chain(&self.incoming).filter(|key| plan.left_off.contains(&key.name));
         found.extend(keys.map(|key| none(format!("foreign key {} is left off", plain_ident(&key.name)))));

@@ -226,7 +226,7 @@ impl Site {
         let forth = job.forth.as_ref().unwrap_or(&job.plan);
         let by = |forth: &Plan| match &job.forth {
             None => Statements::new(forth, &job.shadow, &job.shadow_leaves),
-            Some(_) => Statements::of_way_back(forth, &job.plan, &job.shadow),
+            Some(_) => Statements::of_way_back(forth, &job.plan, &job.shadow, &job.shadow_leaves),
         };
         let statements = by(&forth.compared(&job.names))?;
         let guarded = forth.guarded(&job.names).map(|forth| by(&forth)).transpose()?;

@@ -359,11 +359,9 @@ fn what_has_no_way_back_is_refused_by_name() {
         db.sql("DROP PUBLICATION told");
     }
     db.sql("CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE half PARTITION OF whole FOR VALUES FROM (0) TO (9)");
-    for (table, words) in [("whole", "the table is partitioned"), ("half", "is a partition")] {
-        let refused = command(&db, &[&["alter", table, ""], WINDOW].concat()).wait();
-        refused.ended(3);
-        assert!(refused.stderr.contains(words), "{}", refused.stderr);
-    }
+    let refused = command(&db, &[&["alter", "half", ""], WINDOW].concat()).wait();
+    refused.ended(3);
+    assert!(refused.stderr.contains("is a partition"), "{}", refused.stderr);
     let refused = command(&db, &[&["alter", "t", "DROP must"], WINDOW].concat()).wait();
     refused.ended(3);
     assert!(refused.stderr.contains("column must is dropped and NOT NULL"), "{}", refused.stderr);

@@ -106,7 +106,7 @@ fn key(arg: &Arg, table: String) -> Key {
         (ArgAction::Append, _) => Takes::Several,
         (_, "clauses") => Takes::Clauses,
         (_, "bounds") => Takes::Bounds,
-        (_, "values") => Takes::Values,
+        (_, "values" | "sub-values") => Takes::Values,
         _ if is(TypeId::of::<Columns>()) => Takes::Columns,
         _ if numbers.into_iter().any(is) => Takes::Number,
         _ => Takes::Text,

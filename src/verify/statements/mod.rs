@@ -138,7 +138,12 @@ impl Statements {
     ///
     /// # Errors
     /// Exit 3 where the key's old values do not tell its new ones.
-    pub fn of_way_back(forth: &Plan, back: &Plan, old: &QualifiedName) -> Result<Self, Failure> {
+    pub fn of_way_back(
+        forth: &Plan,
+        back: &Plan,
+        old: &QualifiedName,
+        old_leaves: &[QualifiedName],
+    ) -> Result<Self, Failure> {
         let pairs = both_ways(forth, back);
         let forwards =
             pairs.iter().map(|(forth_column, _)| seen_forwards(forth, forth_column)).collect::<Result<Vec<_>, _>>()?;
@@ -146,15 +151,17 @@ impl Statements {
         backwards.retain(|c| pairs.iter().any(|(_, back_column)| back_column.name == c.name));
         let keys = keys_forwards(forth, back)?;
         let alias = forth.alias();
-        let as_before = format!("ONLY {old} AS {alias}");
+        let only = if back.target.is_partitioned() { "" } else { "ONLY " };
+        let as_before = format!("{only}{old} AS {alias}");
+        let before = old_leaves.iter().map(|leaf| format!("ONLY {leaf} AS {alias}")).collect();
         let leaves = back.leaves().into_iter().map(|leaf| back.leaf_from(leaf.shape)).collect();
-        let (source, shadow) = halves(back, leaves, vec![as_before.clone()], &alias, &keys, &forwards);
+        let (source, shadow) = halves(back, leaves, before, &alias, &keys, &forwards);
         Ok(Statements {
             source,
             shadow,
             compare: vec![
                 compare(back, &as_before, &alias, &forwards),
-                compare(back, &format!("ONLY {old} AS {SHADOW}"), SHADOW, &backwards),
+                compare(back, &format!("{only}{old} AS {SHADOW}"), SHADOW, &backwards),
             ],
             present: present(back),
             invert: forwards_again(back, &alias, &keys),

@@ -39,6 +39,26 @@ fn every_write_is_in_the_new_partitions() {
     assert_eq!(db.query_one_text(filled), "4");
 }
 
+#[test]
+fn rolled_back_every_write_is_in_the_old_partitions() {
+    let db = Db::new();
+    db.sql(AT_RANDOM);
+    let before = dump(&db);
+    let load = Load::start(&db, &Shape::plain(), &Options::paced(74));
+    let running = command(&db, &["alter", "t", WIDEN, "--rollback-window", "10m"]);
+    running.wait_for_window();
+    load.wait_for_more(300, SOON);
+    running.kill();
+    let running = command(&db, &["resume"]);
+    running.wait_for_window();
+    load.wait_for_more(300, SOON);
+    let id = db.query_one_text("SELECT id FROM pgrecast.migration");
+    assert_eq!(command(&db, &["verify", &id]).wait().done()["verify"]["differences"], 0);
+    command(&db, &["rollback", &id]).wait().done();
+    assert_migrated(&db, load, running);
+    assert_eq!(dump(&db), before);
+}
+
 /// A new key moves a row to another partition.
 const BY_KEY: &str = "
     CREATE TABLE t (id int PRIMARY KEY, u int, v text, n numeric) PARTITION BY RANGE (id);

@@ -7,7 +7,7 @@ use crate::harness::{Db, assert_nothing_left, dump};
 const PARTS: &str = "CREATE TABLE t (id int, u int, v text, n numeric, d int NOT NULL DEFAULT 0, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
     CREATE TABLE t_0 PARTITION OF t FOR VALUES FROM (0) TO (1); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (1) TO (2);
     CREATE TABLE middle PARTITION OF t FOR VALUES FROM (2) TO (4) PARTITION BY LIST (d); CREATE TABLE t_3 PARTITION OF middle FOR VALUES IN (3);
-    CREATE TABLE t_2 PARTITION OF middle DEFAULT; CREATE TABLE rest PARTITION OF t DEFAULT;";
+    CREATE TABLE t_2 PARTITION OF middle DEFAULT; CREATE TABLE t_4 PARTITION OF t DEFAULT;";
 
 #[test]
 fn every_row_is_in_the_new_partition_that_it_was_put_in() {
@@ -20,11 +20,30 @@ fn every_row_is_in_the_new_partition_that_it_was_put_in() {
         let report = running.done();
         assert_eq!(report["verify"]["differences"], 0);
         let old = "SELECT string_agg(relid::regclass::text, ' ' ORDER BY relid::regclass::text) FROM pg_partition_tree('t_old') WHERE level > 0";
-        assert_eq!(db.query_one_text(old), "middle_old rest_old t_0_old t_1_old t_2_old t_3_old");
+        assert_eq!(db.query_one_text(old), "middle_old t_0_old t_1_old t_2_old t_3_old t_4_old");
         assert_eq!(db.query_one_text(&old.replace("t_old", "t")), "t_0 t_1 t_2 t_3 t_4");
     });
     finish(&db);
-    assert_eq!(db.query_one_text("SELECT count(*) FROM pg_class WHERE relname ~ '^(middle|rest)|_old'"), "0");
+    assert_eq!(db.query_one_text("SELECT count(*) FROM pg_class WHERE relname ~ '^middle|_old'"), "0");
+}
+
+#[test]
+fn rolled_back_every_row_is_in_the_old_partition_that_it_was_put_in() {
+    let db = Db::new();
+    db.sql(PARTS);
+    let before = dump(&db);
+    let db = traffic_on(PARTS, 93, true, |db, mover| {
+        let by = ["partition", "t", "--hash", "id", "--partitions", "3", "--rollback-window", "10m"];
+        let running = command(db, &by);
+        running.wait_for_window();
+        mover.wait_for_more(200);
+        let id = only_migration(db);
+        assert_eq!(command(db, &["verify", &id]).wait().done()["verify"]["differences"], 0);
+        command(db, &["rollback", &id]).wait().done();
+        running.wait().done();
+    });
+    finish(&db);
+    assert_eq!(dump(&db), before);
 }
 
 #[test]

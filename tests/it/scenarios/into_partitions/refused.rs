@@ -66,13 +66,6 @@ fn what_cannot_be_done_is_refused_by_name() {
             3,
             &["lone is of partition public.p alone", "--drop-constraint lone"],
         ),
-        (
-            "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, d int) PARTITION BY HASH (id);
-             CREATE TABLE p PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
-            &["--none", "--rollback-window", "1h"],
-            3,
-            &["there is no way back", "is partitioned"],
-        ),
         ("", &["--list", "nix", "--values", "a"], 3, &["has no column nix"]),
         ("", &["--list", "d", "--values", "0;0"], 3, &["PostgreSQL refuses the partitions", "overlap"]),
         ("", &["--list", "d", "--values", "x"], 3, &["PostgreSQL refuses the partitions", "integer"]),

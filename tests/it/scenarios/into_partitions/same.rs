@@ -104,6 +104,34 @@ fn the_schema_is_that_of_a_table_made_plain() {
 }
 
 #[test]
+fn made_plain_and_rolled_back_it_is_partitioned_again() {
+    let db = Db::new();
+    role(&db, "app");
+    let table = TABLE.replace("$key", "id, at").replace("$by", "PARTITION BY RANGE (at)");
+    db.sql(&format!(
+        "{table}{PARTITIONS}{ROWS} COMMENT ON TABLE t_2026_q2 IS 'of its own'; GRANT SELECT ON t_2026_q1 TO app"
+    ));
+    let before = dump(&db);
+    let running = command(&db, &["partition", "t", "--none", "--rollback-window", "10m"]);
+    running.wait_for_window();
+    db.sql(
+        "INSERT INTO t (at, a) VALUES ('2026-05-05', 5), ('2029-08-01', 6); DELETE FROM t WHERE id = 50; DELETE FROM mother WHERE a = 9;
+         UPDATE t SET at = at + interval '3 months', kind = 'moved' WHERE id BETWEEN 10 AND 20; UPDATE t SET a = 1 WHERE id = 40",
+    );
+    let rows = "SELECT md5(string_agg(t::text, ',' ORDER BY id)) || count(*) FROM t";
+    let (written, seen) = (db.query_one_text(rows), db.query_one_text("SELECT count(*) FROM seen"));
+    command(&db, &["rollback", &only_migration(&db)]).wait().done();
+    running.wait().done();
+    assert_eq!(db.query_one_text(rows), written);
+    assert_eq!(db.query_one_text("SELECT count(*) FROM seen"), seen, "a trigger fired for what went back");
+    assert_eq!(db.query_one_text("SELECT count(*) FROM t_2026_q2 WHERE kind = 'moved'"), "11");
+    finish(&db);
+    let after = dump(&db);
+    assert!(before == after, "the schemas differ:\n{}", difference(&before, &after));
+    assert_nothing_left(&db);
+}
+
+#[test]
 fn rolled_back_it_is_what_it_was_with_all_that_hangs_on_it() {
     let db = Db::new();
     role(&db, "app");
