@@ -111,7 +111,14 @@ impl Comparison<'_> {
 
     async fn compare(&self) -> Result<Verdict, Failure> {
         self.say_left_out();
-        verify::run(self.job(), self.follower, self.board.verified.clone()).await
+        let mut verdict = verify::run(self.job(), self.follower, self.board.verified.clone()).await?;
+        for (plan, names) in self.context.plan.named_parts(&self.context.names) {
+            let (table, shadow) = (plan.target.name.plain(), names.shadow());
+            let shadow_leaves = vec![shadow.clone()];
+            let job = verify::Job { plan: Arc::new(plan), shadow, shadow_leaves, keep: None, ..self.job() };
+            verdict.add(verify::run(job, self.follower, self.board.verified.clone()).await?, &table);
+        }
+        Ok(verdict)
     }
 
     /// Says the verdict and keeps it. Not to be left half done: see [`Comparison::answer`].
@@ -232,10 +239,14 @@ pub fn differ(migration: &Migration, verdict: &Verdict) -> Failure {
 }
 
 fn named(verdict: &Verdict, other: &str) -> String {
-    let how = |d: &Difference| match d.kind {
-        Kind::Missing => format!("{} is missing in {other}", d.key),
-        Kind::Extra => format!("{} is in {other} only", d.key),
-        Kind::Different => format!("{} differs in {}", d.key, d.columns.join(", ")),
+    let how = |d: &Difference| {
+        let other = d.table.as_deref().unwrap_or(other);
+        let of = d.table.as_ref().map(|table| format!(" of {table}")).unwrap_or_default();
+        match d.kind {
+            Kind::Missing => format!("{} is missing in {other}", d.key),
+            Kind::Extra => format!("{} is in {other} only", d.key),
+            Kind::Different => format!("{} differs in {}{of}", d.key, d.columns.join(", ")),
+        }
     };
     let named: Vec<String> = verdict.differences.iter().map(how).collect();
     format!("{}.", first_of(&named, verdict.difference_count))

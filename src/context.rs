@@ -86,6 +86,21 @@ impl Context {
         Carry { plan: &self.plan, ties, role: &self.facts.role }
     }
 
+    /// Nobody may have made what one of the parts is to be called.
+    ///
+    /// # Errors
+    /// Names it.
+    pub async fn refuse_taken(&self, conn: &Conn) -> Result<(), Failure> {
+        for name in self.plan.beside(&self.names).into_iter().map(|(plan, _)| plan.target.name) {
+            let there = format!("SELECT to_regclass({}) IS NOT NULL", Literal(&name.to_string()));
+            if conn.scalar("look for new table", &there).await?.as_deref() == Some("t") {
+                return Err(Failure::failed(format!("somebody else has made {} meanwhile", name.plain()))
+                    .hint("Give it another name, then run pgrecast resume."));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the shadow the extended statistics of the source, as far as it has not got them.
     pub async fn make_statistics(&self, conn: &Conn, ties: &Ties) -> Result<(), Failure> {
         let sql = format!(

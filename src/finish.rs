@@ -8,7 +8,7 @@ use crate::pg::{Conn, Ident, Literal, Role, Verdict};
 use crate::plan::ddl;
 use crate::plan::guard::Function;
 use crate::plan::shape::Shape;
-use crate::plan::types::{IdentityChange, Names, OldNames, SCHEMA};
+use crate::plan::types::{IdentityChange, Member, Names, OldNames, SCHEMA};
 use crate::ties::{Owed, Whole, set_aside_sql, validate};
 
 /// Removes slot, publication, shadow and journal, and gives the source its replica identity back where it still is the
@@ -31,8 +31,10 @@ pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
     let conn = context.connector.open(Role::Control).await?;
     let shadow = Literal(&context.names.shadow().to_string()).to_string();
     let members = context.plan.members(&context.names);
-    let shadows: Vec<String> =
-        members.iter().map(|m| format!("to_regclass({})", Literal(&m.shadow().to_string()))).collect();
+    let beside = context.plan.beside(&context.names).into_iter().map(|(_, names)| names.shadow());
+    let shadows: Vec<String> = (members.iter().map(Member::shadow).chain(beside))
+        .map(|name| format!("to_regclass({})", Literal(&name.to_string())))
+        .collect();
     let end = format!(
         "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
          JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
@@ -41,7 +43,8 @@ pub async fn end_former_run(context: &Context) -> Result<(), Failure> {
          AND l.pid <> pg_backend_pid() AND a.application_name LIKE 'pgrecast %'",
         shadows.join(", ")
     );
-    let wait = format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE; COMMIT", context.names.shadow());
+    let all = context.plan.shadows(&context.names);
+    let wait = format!("BEGIN; LOCK TABLE {all} IN SHARE ROW EXCLUSIVE MODE; COMMIT");
     let mut retry = crate::retry::Retry::new();
     loop {
         conn.batch("end former run", &end).await?;
@@ -231,7 +234,8 @@ pub async fn restore_autovacuum(context: &Context, conn: &Conn) -> Result<(), Fa
 /// Drops shadow, with the views that were made on it, and journal.
 pub async fn drop_tables(context: &Context, conn: &Conn) -> Result<(), Failure> {
     fill::drop_all(conn, &context.names).await?;
-    let shadow = format!("DROP TABLE IF EXISTS {}, {}", context.names.shadow(), context.names.stand_in());
+    let shadows = context.plan.shadows(&context.names);
+    let shadow = format!("DROP TABLE IF EXISTS {shadows}, {}", context.names.stand_in());
     patiently(conn, "drop shadow", &shadow).await?;
     drop_journal(conn, &context.names).await
 }

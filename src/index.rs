@@ -38,11 +38,17 @@ pub struct Build {
     table: QualifiedName,
     /// The columns it keeps unique, for blame.
     unique_columns: Option<Vec<String>>,
+    /// The columns by which that names rows.
+    key: Vec<String>,
 }
 
 /// Every index of the shadow's tables, in the order of the plan. Those of a partitioned table come behind those of its
 /// partitions, which are attached to them.
 pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
+    plan.with_parts(names).iter().flat_map(|(plan, names)| of_target(plan, names)).collect()
+}
+
+fn of_target(plan: &Plan, names: &Names) -> Vec<Build> {
     let nodes = prepare::shadow_nodes(plan, names);
     let mut list: Vec<Build> = plan.holders(names).iter().flat_map(|holder| builds_of(plan, holder)).collect();
     for (n, node) in nodes.iter().enumerate().rev().filter(|(_, node)| node.shape.is_partitioned()) {
@@ -53,6 +59,7 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
             attach: tree::partitioned_indexes(&nodes, n),
             table: node.name.clone(),
             unique_columns: None,
+            key: Vec::new(),
         });
     }
     list
@@ -61,7 +68,8 @@ pub fn builds(plan: &Plan, names: &Names) -> Vec<Build> {
 /// Those of one table that holds rows.
 pub fn builds_of(plan: &Plan, holder: &Member<'_>) -> Vec<Build> {
     let helper = plan.key.needs_helper_index.then(|| helper(plan, holder));
-    of_leaf(holder).into_iter().chain(helper).collect()
+    let key: Vec<String> = plan.key.columns.iter().map(|k| k.target.clone()).collect();
+    of_leaf(holder).into_iter().chain(helper).map(|build| Build { key: key.clone(), ..build }).collect()
 }
 
 /// The index over the key that is needed until the swap: to arbitrate upserts, or to find a row among partitions.
@@ -74,7 +82,7 @@ fn helper(plan: &Plan, holder: &Member<'_>) -> Build {
     };
     let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
     let build = vec![format!("CREATE {unique}INDEX {} ON {table} ({list})", Ident(&name.name))];
-    Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns }
+    Build { shown: name.plain(), name, build, attach: Vec::new(), table, unique_columns, key: Vec::new() }
 }
 
 fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
@@ -95,7 +103,8 @@ fn of_leaf(leaf: &Member<'_>) -> Vec<Build> {
             attach.insert(0, ddl::index_tablespace(index));
         }
         let unique_columns = if index.unique { index.column_names() } else { None };
-        Build { name, shown: index.name.clone(), build, attach, table: shadow.clone(), unique_columns }
+        let (shown, table) = (index.name.clone(), shadow.clone());
+        Build { name, shown, build, attach, table, unique_columns, key: Vec::new() }
     };
     leaf.target.indexes.iter().enumerate().map(one).collect()
 }
@@ -228,7 +237,7 @@ async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), 
 async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> Failure {
     let plan = &context.plan;
     let rows = match &build.unique_columns {
-        Some(columns) => two_rows(conn, plan, &build.table, columns).await.unwrap_or_default(),
+        Some(columns) => two_rows(conn, build, columns).await.unwrap_or_default(),
         None => String::new(),
     };
     let said = |text: &str| with_final_names(plan, &context.names, text);
@@ -242,13 +251,13 @@ async fn blame(context: &Context, conn: &Conn, build: &Build, error: &Error) -> 
         .caused_by(error)
 }
 
-async fn two_rows(conn: &Conn, plan: &Plan, shadow: &QualifiedName, columns: &[String]) -> Result<String, Error> {
+async fn two_rows(conn: &Conn, build: &Build, columns: &[String]) -> Result<String, Error> {
+    let shadow = &build.table;
     let list = crate::pg::sql::ident_list(columns.iter().map(String::as_str));
-    let key = plan
+    let key = build
         .key
-        .columns
         .iter()
-        .map(|k| format!("format('%I = %s', {}, {}::text)", Literal(&k.target), Ident(&k.target)))
+        .map(|k| format!("format('%I = %s', {}, {}::text)", Literal(k), Ident(k)))
         .collect::<Vec<_>>()
         .join(", ");
     let sql = format!(

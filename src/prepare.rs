@@ -83,12 +83,36 @@ pub fn shadow_nodes<'a>(plan: &'a Plan, names: &Names) -> Vec<Node<'a>> {
     plan.members(names).into_iter().map(node).collect()
 }
 
-/// The statements that make the empty shadow and the journal, as one transaction.
+/// The statements that make the empty shadow, those of the parts, and the journal, as one transaction.
 pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
+    let mut steps = vec!["BEGIN".to_owned()];
+    for (plan, names) in plan.with_parts(names) {
+        steps.extend(create_one(&plan, &names, version));
+    }
+    for (plan, names) in plan.named_lookups() {
+        steps.extend(create_one(&plan, &names, version));
+        let table = names.shadow().to_string();
+        for (n, index) in plan.target.indexes.iter().enumerate() {
+            let name = names.index(n);
+            steps.push(ddl::index_tablespace(index));
+            steps.extend(ddl::build_index(index, &table, &name.name));
+            steps.extend(ddl::attach_index(index, &table, &name));
+        }
+    }
+    steps.push(journal::create_sql(plan, names, 1));
+    if let Some(guard) = &plan.guard {
+        steps.extend(guard.functions(|function, n| names.guard(function, n)));
+        steps.push(plan.quarantine_sql(&names.quarantine().to_string()));
+    }
+    steps.push("COMMIT".to_owned());
+    steps.join(";\n")
+}
+
+fn create_one(plan: &Plan, names: &Names, version: u32) -> Vec<String> {
     let shadow = names.shadow();
     let table = shadow.to_string();
     let own = own_sequences(plan, names);
-    let mut steps = vec!["BEGIN".to_owned()];
+    let mut steps = Vec::new();
     let serial = |column: &str| {
         plan.target.column(column).filter(|c| c.origin == Origin::Plain).and_then(|c| c.sequence.as_ref())
     };
@@ -105,13 +129,7 @@ pub fn create_shadow(plan: &Plan, names: &Names, version: u32) -> String {
         }
     }
     steps.extend(kin::ddl::fits(&plan.target.kin, &table));
-    steps.push(journal::create_sql(plan, names, 1));
-    if let Some(guard) = &plan.guard {
-        steps.extend(guard.functions(|function, n| names.guard(function, n)));
-        steps.push(plan.quarantine_sql(&names.quarantine().to_string()));
-    }
-    steps.push("COMMIT".to_owned());
-    steps.join(";\n")
+    steps
 }
 
 /// The statement that publishes the source's keys.

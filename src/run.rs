@@ -261,8 +261,8 @@ impl Run {
         finish::restore_autovacuum(context, &conn).await?;
         finish::complete_keys(context, &conn).await?;
         unconverted::settle(context, &conn, &migration).await?;
-        if context.plan.key.needs_helper_index {
-            for holder in context.plan.holders(&context.names) {
+        for (plan, names) in context.plan.with_parts(&context.names) {
+            for holder in plan.holders(&names).iter().filter(|_| plan.key.needs_helper_index) {
                 let helper = holder.target.name.sibling(holder.helper_index().name);
                 finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
                     .await?;

@@ -30,7 +30,8 @@ impl Statements {
     pub fn new(plan: &Plan, names: &Names, version: u32, vacuum: bool) -> Statements {
         let verb = if vacuum { "VACUUM (ANALYZE)" } else { "ANALYZE" };
         let leaves: Vec<String> = plan.holders(names).iter().map(|leaf| leaf.shadow().to_string()).collect();
-        let tables = leaves.iter().map(|leaf| format!("{verb} {leaf}")).collect();
+        let beside: Vec<String> = plan.beside(names).iter().map(|(_, names)| names.shadow().to_string()).collect();
+        let tables = leaves.iter().chain(&beside).map(|table| format!("{verb} {table}")).collect();
         let members = plan.members(names);
         let above: Vec<&Member<'_>> = members.iter().filter(|member| member.target.is_partitioned()).collect();
         if above.is_empty() {

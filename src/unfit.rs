@@ -36,7 +36,14 @@ impl Unfit<'_> {
     pub async fn describe(&self, conn: &Conn) -> Result<Failure, Failure> {
         let row = format!("row {} of {}{}", self.key, self.plan.source.name.plain(), self.aside);
         let said = with_final_names(self.plan, self.names, &self.cause.message);
-        if let Some(detail) = self.conversion(conn).await? {
+        let mut detail = self.conversion(conn).await?;
+        for (plan, names) in self.plan.named_parts(self.names) {
+            if detail.is_none() {
+                let (row, key) = (self.row.clone(), self.key.clone());
+                detail = Unfit { plan: &plan, names: &names, row, key, ..*self }.conversion(conn).await?;
+            }
+        }
+        if let Some(detail) = detail {
             let failure = Failure::failed(format!("{row} cannot be converted: {said}")).detail(detail);
             return Ok(failure.hint(HINT).caused_by(self.cause));
         }
@@ -46,6 +53,11 @@ impl Unfit<'_> {
             true => Ok(self.unplaced(conn, failure).await?),
             false => Ok(failure),
         }
+    }
+
+    /// Whether another table may be to blame.
+    fn is_one_of_several(&self) -> bool {
+        !self.plan.parts.is_empty() || self.names.is_of_part()
     }
 
     /// A CHECK that a row fails has a name.
@@ -75,7 +87,8 @@ impl Unfit<'_> {
             let columns = self.plan.columns.iter().filter(|c| !self.plan.guards(&c.name));
             columns.filter(|c| matches!(c.value, Value::Converted { .. }))
         };
-        let only = conversions().count() == 1;
+        // Of a part that is not to blame nothing may be said.
+        let only = conversions().count() == 1 && !self.is_one_of_several();
         for column in conversions() {
             let (Some(expression), Some(target)) = (column.expression(), self.plan.target.column(&column.name)) else {
                 continue;
@@ -84,7 +97,13 @@ impl Unfit<'_> {
             if fails(conn, &evaluate).await?.is_none() && self.cause.column.is_none() && !only {
                 continue;
             }
-            let source = column.source.as_deref().unwrap_or(&column.name);
+            let Some(source) = &column.source else {
+                let (name, type_sql) = (Ident(&column.name), &target.type_sql);
+                return Ok(Some(format!(
+                    "Column {name} of {} is {expression}, of type {type_sql}.",
+                    self.plan.target.name.plain()
+                )));
+            };
             let value = conn.scalar("read value", &format!("SELECT left({}::text, 200) {at}", Ident(source))).await?;
             return Ok(Some(format!(
                 "Column {} is {}; the expression is {expression}, the type {}.",
@@ -116,6 +135,9 @@ pub async fn fails(conn: &Conn, sql: &str) -> Result<Option<Error>, Failure> {
 pub fn with_final_names(plan: &Plan, names: &Names, text: &str) -> String {
     let quoted = |name: &str| format!("\"{name}\"");
     let mut said = text.to_owned();
+    for (part, names) in plan.beside(names) {
+        said = with_final_names(&part, &names, &said);
+    }
     for member in plan.members(names) {
         let indexes = member.target.indexes.iter().enumerate();
         let indexes = indexes.map(|(n, i)| (member.index(n).name, i.name.clone()));

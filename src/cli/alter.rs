@@ -46,7 +46,7 @@ impl Alter {
 }
 
 /// Two values of one setting are a mistake that the server would not report.
-fn each_once(settings: Vec<Setting>) -> Result<Vec<Setting>, Failure> {
+pub(super) fn each_once(settings: Vec<Setting>) -> Result<Vec<Setting>, Failure> {
     let twice = settings.iter().enumerate().find(|(at, one)| settings[..*at].iter().any(|o| o.name == one.name));
     match twice {
         Some((_, setting)) => Err(Failure::usage(format!("--setting {} is given twice", setting.name))),

@@ -23,6 +23,7 @@ mod session;
 mod set;
 mod setting;
 mod spec;
+mod split;
 mod typed;
 
 pub use alter::Alter;
@@ -37,6 +38,7 @@ pub use session::{Connection, Output};
 pub use set::Set;
 pub use setting::Setting;
 pub use spec::{Printed, Run, Spelled};
+pub use split::{OnChange, Split};
 
 use typed::{CommandLine, OneArgs, Typed};
 
@@ -51,6 +53,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Show a command as a file says it.
     Print(Box<Printed>),
+    /// Move columns or rows into new tables.
+    Split(Box<Split>),
     /// Go on with an interrupted migration.
     Resume(Box<Resume>),
     /// Show all migrations.
@@ -85,6 +89,7 @@ impl Command {
             Command::Partition(_) => "partition",
             Command::Run(_) => "run",
             Command::Print(printed) => printed.of.name(),
+            Command::Split(_) => "split",
             Command::Resume(_) => "resume",
             Command::List(_) => "list",
             Command::Status(_) => "status",
@@ -107,6 +112,7 @@ impl Command {
             Command::Partition(partition) => partition.output.format,
             Command::Run(run) => run.output.format,
             Command::Print(_) => Format::Text,
+            Command::Split(split) => split.output.format,
             Command::Resume(resume) => resume.output.format,
             Command::List(list) => list.format,
             Command::Status(one) | Command::Cutover(one) | Command::Abort(one) => one.format,
@@ -266,6 +272,7 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
         Typed::Alter(typed) => Alter::check(*typed).map(Box::new).map(Command::Alter),
         Typed::Partition(typed) => Partition::check(*typed).map(Box::new).map(Command::Partition),
         Typed::Run(typed) => Ok(Command::Run(Box::new(Run::check(*typed, words.clone())))),
+        Typed::Split(typed) => Split::check(*typed).map(Box::new).map(Command::Split),
         Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
         Typed::List(session) => Ok(Command::List(List { format: session.format.format, connection: session.into() })),
         Typed::Status(typed) => Ok(Command::Status(typed.into())),
@@ -291,7 +298,6 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
             connection: typed.session.into(),
         })),
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
-        Typed::Split(_) => Err(later::refuse("split")),
         Typed::Widen(_) => Err(later::refuse("widen")),
     }
 }

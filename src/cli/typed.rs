@@ -9,12 +9,13 @@ use super::name::{Columns, TableName};
 use super::options::{Changes, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
+use super::split::OnChange;
 use crate::report::Format;
 
 const AFTER_HELP: &str = "\
 Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
 
-Not yet: split, widen";
+Not yet: widen";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -41,6 +42,8 @@ pub(super) enum Typed {
     Alter(Box<AlterArgs>),
     /// Make a table partitioned by range, list or hash, or a partitioned one otherwise or not at all
     Partition(Box<PartitionArgs>),
+    /// Move columns or rows into new tables: they leave the old one
+    Split(Box<SplitArgs>),
     /// Do what a file says, as --print-spec writes it
     Run(Box<RunArgs>),
     /// Go on with an interrupted migration
@@ -68,8 +71,6 @@ pub(super) enum Typed {
     /// Migrate a table under load on a throwaway server, and show what happened
     Demo(DemoArgs),
     #[command(hide = true)]
-    Split(Ignored),
-    #[command(hide = true)]
     Widen(Ignored),
 }
 
@@ -79,6 +80,7 @@ impl Typed {
         match self {
             Typed::Alter(typed) => Some(&typed.beginning),
             Typed::Partition(typed) => Some(&typed.beginning),
+            Typed::Split(typed) => Some(&typed.beginning),
             Typed::Run(typed) => Some(&typed.beginning),
             Typed::Resume(_)
             | Typed::List(_)
@@ -89,7 +91,6 @@ impl Typed {
             | Typed::Finish(_)
             | Typed::Rollback(_)
             | Typed::Demo(_)
-            | Typed::Split(_)
             | Typed::Widen(_)
             | Typed::Pause(_)
             | Typed::Unpause(_)
@@ -202,6 +203,39 @@ pub(super) struct PartitionArgs {
     /// A constraint, unique index or incoming foreign key to be left off; may be repeated
     #[arg(long = "drop-constraint", value_name = "NAME")]
     pub(super) drop_constraints: Vec<Columns>,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SplitArgs {
+    /// NAME or SCHEMA.NAME, quoted as in SQL
+    #[arg(value_name = "TABLE")]
+    pub(super) table: TableName,
+    /// A new table: its columns, each from one of TABLE's (the key's come first where they are not listed), or all of
+    /// them with NEW alone or NEW(*); and which rows. An expression may give several rows for one: tag = unnest(tags).
+    /// Without --drop the rows of the predicate leave TABLE. May be repeated
+    #[arg(long = "into", value_name = "NEW(col, new = expression, …) [WHERE …]", required_unless_present = "lookup")]
+    pub(super) into: Vec<String>,
+    /// A new table for the distinct values of a column, each with a number; in TABLE the number takes the column's place,
+    /// and refers to it by a foreign key. May be repeated
+    #[arg(long, value_name = "REFERENCE = NEW(value = COL)")]
+    pub(super) lookup: Vec<String>,
+    /// Columns that leave TABLE
+    #[arg(long, value_name = "COL,…")]
+    pub(super) drop: Option<Columns>,
+    /// Each row must belong to one of the new tables; the run ends at one that does not
+    #[arg(long)]
+    pub(super) exhaustive: bool,
+    /// A foreign key from each new table to TABLE's key, with what it does when a row there goes or gets another key
+    #[arg(long, value_name = "ACTION", value_enum)]
+    pub(super) foreign_key: Option<OnChange>,
+    /// A constraint or index over columns that leave, or a foreign key to rows that may, that is to go; may be repeated
+    #[arg(long = "drop-constraint", value_name = "NAME")]
+    pub(super) drop_constraints: Vec<Columns>,
+    /// A session setting for expressions that depend on one, such as TimeZone=UTC; may be repeated
+    #[arg(long = "setting", value_name = "NAME=VALUE")]
+    pub(super) settings: Vec<Setting>,
     #[command(flatten)]
     pub(super) beginning: Beginning,
 }

@@ -1,8 +1,8 @@
-//! `pgrecast alter`, `pgrecast partition`, and what goes on with them.
+//! `pgrecast alter`, `pgrecast partition`, `pgrecast split`, and what goes on with them.
 
 use super::opened::{Opened, is_unfinished, open};
 use super::{close, report_of, reporter, steps};
-use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, TableName};
+use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
 use crate::monitor::closed_failure;
 use crate::plan::build::Request;
@@ -13,7 +13,7 @@ use crate::published::NO_WAY_BACK;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::seams;
-use crate::spec::{Clauses, Partitioning, Spec};
+use crate::spec::{self, Clauses, Partitioning, Spec};
 use crate::state::{Migration, NewMigration, Phase};
 use crate::ties::Ties;
 use crate::window::{self, Now};
@@ -85,6 +85,47 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    fn split(typed: Split) -> Result<Wanted, Failure> {
+        let spec = split_spec(&typed)?;
+        let request = serde_json::json!({
+            "command": "split",
+            "into": typed.into,
+            "lookup": typed.lookup,
+            "drop": typed.drop,
+            "exhaustive": typed.exhaustive,
+            "foreign_key": typed.foreign_key,
+            "left_off": typed.drop_constraints,
+            "settings": typed.options.settings,
+            "failover_slot": typed.options.failover_slot,
+        });
+        Ok(Wanted {
+            table: typed.table,
+            text: spec.to_string(),
+            spec: Spec::Split(spec),
+            request,
+            reverse: Vec::new(),
+            dry_run: typed.dry_run,
+            options: typed.options,
+            connection: typed.connection,
+            output: typed.output,
+        })
+    }
+}
+
+fn split_spec(typed: &Split) -> Result<spec::Split, Failure> {
+    let spec = spec::Split {
+        into: typed.into.iter().map(|text| spec::split::Into::read(text)).collect::<Result<_, _>>()?,
+        lookups: typed.lookup.iter().map(|text| spec::split::Lookup::read(text)).collect::<Result<_, _>>()?,
+        drop: typed.drop.clone(),
+        exhaustive: typed.exhaustive,
+        foreign_key: typed.foreign_key,
+        left_off: typed.drop_constraints.clone(),
+    };
+    spec.check()?;
+    Ok(spec)
+}
+
 /// Reads what no server is needed for, of a command that begins a migration.
 ///
 /// # Errors
@@ -96,6 +137,7 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
             Partitioning::read(&typed.by, typed.below.as_ref(), typed.default_partition, &typed.drop_constraints)
                 .map(drop)
         }
+        Command::Split(typed) => split_spec(typed).map(drop),
         Command::Print(printed) => understand(&printed.of),
         Command::Run(_)
         | Command::Resume(_)
@@ -130,6 +172,13 @@ pub async fn partition(typed: Partition) -> Result<(), Failure> {
     let reporter = reporter(typed.output.format)?;
     let output = typed.output.clone();
     migrate("partition", Wanted::partition(typed), &output, &reporter).await
+}
+
+/// Takes a table apart, or goes on with it.
+pub async fn split(typed: Split) -> Result<(), Failure> {
+    let reporter = reporter(typed.output.format)?;
+    let output = typed.output.clone();
+    migrate("split", Wanted::split(typed), &output, &reporter).await
 }
 
 async fn migrate(
@@ -177,8 +226,10 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
     };
     let ties = Ties::read(opened.store.conn(), oid, "", opened.facts.version).await?;
     preflight::refusal(ties.never())?;
-    if let Spec::Partition(spec) = &wanted.spec {
-        ties.refuse_unknown(&source, &spec.left_off)?;
+    match &wanted.spec {
+        Spec::Partition(spec) => ties.refuse_unknown(&source, &spec.left_off)?,
+        Spec::Split(spec) => ties.refuse_unknown(&source, &spec.left_off)?,
+        Spec::Alter(_) => {}
     }
     let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
     let ties = ties.for_target(&plan);

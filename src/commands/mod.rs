@@ -29,6 +29,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Partition(partition) => migrate::partition(*partition).await,
         Command::Run(typed) => spec::run(*typed).await,
         Command::Print(printed) => spec::print(&printed),
+        Command::Split(split) => migrate::split(*split).await,
         Command::Resume(resume) => migrate::resume(*resume).await,
         Command::List(list) => list::list(list).await,
         Command::Status(one) => list::status(one).await,
@@ -71,7 +72,11 @@ fn report_of(migration: &Migration, command: &str, facts: &ServerFacts) -> Repor
         id: Some(i64::from(migration.id)),
         command: command.to_owned(),
         source: Some(migration.source.clone()),
-        targets: vec![migration.plan.target.name.plain()],
+        targets: std::iter::once(&migration.plan.target)
+            .chain(migration.plan.parts.iter().map(|part| &part.target))
+            .chain(migration.plan.lookups.iter().map(|lookup| &lookup.target))
+            .map(|table| table.name.plain())
+            .collect(),
         server_version: Some(facts.version_text.clone()),
         unconverted: crate::unconverted::figures(&migration.plan),
         ..Report::default()

@@ -2,7 +2,7 @@
 
 use super::say_line;
 use crate::cli::MigrateOptions;
-use crate::copy::Statements as CopyStatements;
+use crate::copy::{Statements as CopyStatements, ToPart};
 use crate::cutover::Swap;
 use crate::error::Failure;
 use crate::flush::Statements as FlushStatements;
@@ -95,18 +95,28 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
     let slot = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput{failover}", names.slot(facts.database_oid));
     steps.push(step("prepare", slot, NO_LOCK, "this run, for every open write transaction of the cluster"));
     for leaf in plan.leaves() {
-        let copy = CopyStatements::new(plan, &leaf, &names, 0).insert((0, 1024));
-        let statement = format!("{copy} (for each block range)");
-        steps.push(step("copy", statement, "ACCESS SHARE", "DDL of the table, for a second"));
+        let copy = CopyStatements::new(plan, &leaf, &names, 0);
+        for fill in copy.fill((0, 1024)) {
+            steps.push(step("copy", format!("{fill} (for each block range)"), "ACCESS SHARE", NOBODY));
+        }
+        let copy = copy.insert((0, 1024));
+        let parts = ToPart::all(plan, &names, 0);
+        let parts = parts.iter().map(|part| part.statements.insert((0, 1024)));
+        for copy in std::iter::once(copy).chain(parts) {
+            let statement = format!("{copy} (for each block range)");
+            steps.push(step("copy", statement, "ACCESS SHARE", "DDL of the table, for a second"));
+        }
     }
     let builds = index::builds(plan, &names);
     let of_index = builds.iter().flat_map(|b| &b.build).chain(builds.iter().flat_map(|b| &b.attach));
     for statement in of_index.filter(|s| !s.starts_with("SET LOCAL")) {
         steps.push(step("index", statement.clone(), NO_LOCK, NOBODY));
     }
-    let flush = FlushStatements::new(plan, &names);
-    steps.push(step("catch up", flush.delete_gone, "ACCESS SHARE", NOBODY));
-    steps.push(step("catch up", flush.upsert, "ACCESS SHARE", NOBODY));
+    for (plan, names) in plan.with_parts(&names) {
+        let flush = FlushStatements::new(&plan, &names);
+        steps.push(step("catch up", flush.delete_gone, "ACCESS SHARE", NOBODY));
+        steps.push(step("catch up", flush.upsert, "ACCESS SHARE", NOBODY));
+    }
     let carry = Carry { plan, ties, role: &facts.role };
     for statement in carry.statistics_of_shadow(&names, &[]) {
         steps.push(step("ready", statement, NO_LOCK, NOBODY));
@@ -142,13 +152,15 @@ fn list(plan: &Plan, ties: &Ties, facts: &ServerFacts, options: &MigrateOptions)
         steps.push(step("cut over", statement, lock, &all));
     }
     let acls: Vec<_> = plan.members(&names).iter().map(|_| crate::cutover::Acl::none()).collect();
-    let version = facts.version;
-    let swap = Swap { id: 0, plan, names: &names, taken: &[], acls: &acls, carry, role: &facts.role, version };
+    let part_acls: Vec<_> = plan.beside(&names).iter().map(|_| crate::cutover::Acl::none()).collect();
+    let (version, part_acls) = (facts.version, &part_acls);
+    let swap =
+        Swap { id: 0, plan, names: &names, taken: &[], acls: &acls, part_acls, carry, role: &facts.role, version };
     for statement in swap.statements() {
         steps.push(step("cut over", statement, "ACCESS EXCLUSIVE", "the same"));
     }
     steps.push(step("cut over", "COMMIT".to_owned(), "released", NOBODY));
-    for owed in carry.owed() {
+    for owed in swap.owed() {
         let (lock, stops) = match owed.whole {
             None => ("SHARE UPDATE EXCLUSIVE on that one", "DDL and vacuum of that table"),
             Some(_) => ("ACCESS EXCLUSIVE on the table, SHARE ROW EXCLUSIVE on that one", "the same, for a moment"),

@@ -4,9 +4,10 @@
 //! one. Nothing of it is kept.
 
 use super::ranges::BlockRange;
-use super::{Job, Leaf, lock_leaf};
+use super::{Job, Leaf, Statements, lock_leaf};
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal};
+use crate::plan::types::{Names, Plan};
 use crate::unfit::{Unfit, fails};
 
 /// The failure, with the key of a row it happens on; `None` where no row of the range fails any more.
@@ -19,19 +20,37 @@ pub async fn find(
 ) -> Result<Option<Failure>, Failure> {
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin search", &begin).await?;
-    let found = search(conn, job, leaf, range, error).await;
+    let found = async {
+        let own = Target { plan: &job.plan, names: &job.names, statements: &leaf.statements };
+        let parts = leaf.parts.iter().map(|p| Target { plan: &p.plan, names: &p.names, statements: &p.statements });
+        for target in std::iter::once(own).chain(parts) {
+            if let Some(found) = search(conn, target, leaf, range, error).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    };
+    let found = found.await;
     conn.batch("end search", "ROLLBACK").await?;
     found
 }
 
+/// What the range is copied to.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    plan: &'a Plan,
+    names: &'a Names,
+    statements: &'a Statements,
+}
+
 async fn search(
     conn: &Conn,
-    job: &Job,
+    target: Target<'_>,
     leaf: &Leaf,
     range: BlockRange,
     error: &Error,
 ) -> Result<Option<Failure>, Failure> {
-    let statements = &leaf.statements;
+    let statements = target.statements;
     let (mut first, mut end) = range;
     if fails(conn, &statements.insert_guarded(range)).await?.is_none() {
         return Ok(None);
@@ -48,7 +67,7 @@ async fn search(
     for place in places.into_iter().filter_map(|r| r.into_iter().next().flatten()) {
         let Some((block, offset)) = parse_place(&place) else { continue };
         if let Some(cause) = fails(conn, &statements.insert_row(block, offset)).await? {
-            return Ok(Some(describe(conn, job, leaf, &place, &cause).await?));
+            return Ok(Some(describe(conn, target, leaf, &place, &cause).await?));
         }
     }
     // Two rows that each pass alone: the failure is between them, and the server's words must do.
@@ -61,16 +80,23 @@ fn parse_place(place: &str) -> Option<(u32, u32)> {
 }
 
 /// Names the row by its key, and the expression with the value it fails on.
-async fn describe(conn: &Conn, job: &Job, leaf: &Leaf, place: &str, cause: &Error) -> Result<Failure, Failure> {
-    let alias = job.plan.alias();
+async fn describe(
+    conn: &Conn,
+    target: Target<'_>,
+    leaf: &Leaf,
+    place: &str,
+    cause: &Error,
+) -> Result<Failure, Failure> {
+    let Target { plan, names, .. } = target;
+    let alias = plan.alias();
     let row = format!("{alias}.ctid = {}::tid AND {alias}.tableoid = {}", Literal(place), leaf.source.oid);
     let mut key = Vec::new();
-    for column in job.plan.key.columns.iter().map(|k| &k.source) {
-        let read = format!("SELECT {}::text FROM {} WHERE {row}", Ident(column), job.plan.source_from());
+    for column in plan.key.columns.iter().map(|k| &k.source) {
+        let read = format!("SELECT {}::text FROM {} WHERE {row}", Ident(column), plan.source_from());
         let value = conn.scalar("read key", &read).await?;
         key.push(format!("{} = {}", Ident(column), value.unwrap_or_default()));
     }
-    let unfit = Unfit { plan: &job.plan, names: &job.names, row, key: key.join(", "), aside: "", cause };
+    let unfit = Unfit { plan, names, row, key: key.join(", "), aside: "", cause };
     unfit.describe(conn).await
 }
 

@@ -7,10 +7,11 @@ use super::{Job, Leaf, SEEN_NEW, lock_leaf};
 use crate::drift;
 use crate::pg::{Conn, Error};
 use crate::plan::guard;
+use crate::plan::parts::MISPLACED;
 
 /// What a chunk did.
 pub struct Copied {
-    /// Rows written to the shadow.
+    /// Rows of the source that were written.
     pub rows: u64,
     /// Keys written to the journal.
     pub journaled: u64,
@@ -39,6 +40,9 @@ async fn attempt(
     range: BlockRange,
     guarded: bool,
 ) -> Result<Option<Copied>, Error> {
+    for fill in leaf.statements.fill(range) {
+        conn.batch("number values", &fill).await?;
+    }
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
     conn.batch("begin chunk", &begin).await?;
     let seen = drift::read(conn, &leaf.source).await?;
@@ -53,9 +57,18 @@ async fn attempt(
         return Ok(Some(copied));
     }
     let insert = if guarded { leaf.statements.insert_guarded(range) } else { leaf.statements.insert(range) };
-    let rows = conn.execute("copy chunk", &insert, &[]).await?;
+    let mut rows = conn.execute("copy chunk", &insert, &[]).await?;
     if let Some(sql) = leaf.statements.set_aside(range).filter(|_| guarded) {
         conn.execute("set aside chunk", &sql, &[]).await?;
+    }
+    for part in &leaf.parts {
+        let copied = conn.execute("copy chunk to part", &part.statements.insert(range), &[]).await?;
+        rows += if part.takes_rows { copied } else { 0 };
+    }
+    if let Some(misplaced) = leaf.statements.misplaced(range)
+        && let Some(row) = conn.scalar(MISPLACED, &misplaced).await?
+    {
+        return Err(Error::client(MISPLACED, row));
     }
     let flag = conn.scalar("ask for new rows", &format!("SELECT current_setting('{SEEN_NEW}', true)")).await?;
     let journaled = match flag.as_deref() {

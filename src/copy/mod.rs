@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::drift::{self, Fingerprint};
 use crate::error::Failure;
 use crate::pg::{Connector, Role};
+use crate::plan::parts::{Part, misplaced};
 use crate::plan::shape::Shape;
 use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
@@ -60,10 +61,37 @@ pub struct Leaf {
     pub source: Shape,
     /// What copies it.
     pub statements: Statements,
+    /// What copies it to the parts.
+    pub parts: Vec<ToPart>,
     /// What it was when its blocks were measured.
     pub fingerprint: Fingerprint,
     /// Blocks not copied yet.
     pub ranges: Ranges,
+}
+
+/// What copies a leaf to one part.
+pub struct ToPart {
+    /// The part as a plan.
+    pub plan: Plan,
+    /// The names of what is its own.
+    pub names: Names,
+    /// Whether rows that are written there are not written to the target.
+    pub takes_rows: bool,
+    /// The statements.
+    pub statements: Statements,
+}
+
+impl ToPart {
+    /// For each part of a plan that is not partitioned.
+    pub fn all(plan: &Plan, names: &Names, x0: u32) -> Vec<ToPart> {
+        let named = plan.named_parts(names).into_iter().zip(&plan.parts);
+        let one = |((plan, names), part): ((Plan, Names), &Part)| {
+            let leaf = plan.leaves().into_iter().next()?;
+            let statements = Statements::new(&plan, &leaf, &names, x0);
+            Some(ToPart { takes_rows: part.takes_rows, statements, plan, names })
+        };
+        named.filter_map(one).collect()
+    }
 }
 
 /// What the copy needs.
@@ -210,6 +238,7 @@ async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
                 }
                 Ok(None) => return Err(Stop::OtherFile(leaf.source.oid)),
                 Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
+                Err(e) if let Some(failure) = misplaced(&e) => return Err(Stop::Failed(failure)),
                 Err(e) if e.is_data() => {
                     match blame::find(&open, &job, leaf, range, &e).await? {
                         Some(failure) => return Err(Stop::Failed(failure)),

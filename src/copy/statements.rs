@@ -7,6 +7,9 @@ use crate::plan::types::{Leaf, Names, Plan};
 /// The transaction-local setting by which the copy tells that it met a possibly new row.
 pub const SEEN_NEW: &str = "pgrecast.seen_new";
 
+/// Stands for the range in a statement.
+const RANGE: &str = "\"#range\"";
+
 /// The statements of the chunks of one leaf.
 #[derive(Debug, Clone)]
 pub struct Statements {
@@ -14,6 +17,12 @@ pub struct Statements {
     guarded: Option<Guarded>,
     journal_head: String,
     from: String,
+    /// ` AND (…)`: which rows the target has.
+    rows: String,
+    /// What gives numbers to values, up to the range.
+    fill: Vec<(String, String)>,
+    /// Which rows have no one place, and what is said of such a one.
+    misplaced: Option<(String, String)>,
     alias: String,
     x0: u32,
 }
@@ -39,6 +48,16 @@ impl Statements {
             }),
             journal_head: format!("INSERT INTO {}\nSELECT {key}, 0", names.journal(1)),
             from: plan.leaf_from(leaf.shape),
+            rows: plan.and_its_rows(),
+            fill: plan
+                .fill(&format!("{} WHERE {RANGE}", plan.leaf_from(leaf.shape)))
+                .iter()
+                .filter_map(|sql| {
+                    let (head, tail) = sql.split_once(RANGE)?;
+                    Some((head.to_owned(), tail.to_owned()))
+                })
+                .collect(),
+            misplaced: plan.misplaced().map(|condition| (condition, plan.misplaced_words())),
             alias: plan.alias(),
             x0,
         }
@@ -57,6 +76,11 @@ impl Statements {
         format!("{0}.ctid >= '({first},0)'::tid AND {0}.ctid < '({end},0)'::tid", self.alias)
     }
 
+    /// Gives numbers to the values of a range's rows, each statement in a transaction of its own.
+    pub fn fill(&self, range: BlockRange) -> Vec<String> {
+        self.fill.iter().map(|(head, tail)| format!("{head}{}{tail}", self.range(range))).collect()
+    }
+
     /// Copies the old rows of a range. A possibly new row is left out, and its presence is noted in [`SEEN_NEW`]: the
     /// range is read a second time only where there is one.
     pub fn insert(&self, range: BlockRange) -> String {
@@ -70,10 +94,11 @@ impl Statements {
 
     fn insert_by(&self, head: &str, range: BlockRange) -> String {
         format!(
-            "{head} FROM {}\nWHERE {} AND CASE WHEN {} THEN set_config('{SEEN_NEW}', '1', true) IS NULL ELSE true END",
+            "{head} FROM {}\nWHERE {} AND CASE WHEN {} THEN set_config('{SEEN_NEW}', '1', true) IS NULL ELSE true END{}",
             self.from,
             self.range(range),
-            self.possibly_new()
+            self.possibly_new(),
+            self.rows
         )
     }
 
@@ -90,7 +115,15 @@ impl Statements {
 
     /// Copies one row, by its place, as the last try of its chunk would.
     pub fn insert_row(&self, block: u32, offset: u32) -> String {
-        format!("{} FROM {}\nWHERE {}.ctid = '({block},{offset})'::tid", self.last_head(), self.from, self.alias)
+        let (head, from, rows) = (self.last_head(), &self.from, &self.rows);
+        format!("{head} FROM {from}\nWHERE {}.ctid = '({block},{offset})'::tid{rows}", self.alias)
+    }
+
+    /// Says of the first old row of a range that has no one place which it is.
+    pub fn misplaced(&self, range: BlockRange) -> Option<String> {
+        let (condition, words) = self.misplaced.as_ref()?;
+        let (range, new) = (self.range(range), self.possibly_new());
+        Some(format!("SELECT {words} FROM {} WHERE {range} AND NOT ({new}) AND {condition} LIMIT 1", self.from))
     }
 
     /// Journals the keys of the possibly new rows of a range.

@@ -13,6 +13,7 @@ use crate::flush::{self, Flusher};
 use crate::follow::Follower;
 use crate::pg::{Conn, Error, Role, Verdict};
 use crate::plan::build::relation_names;
+use crate::plan::parts::misplaced;
 use crate::preflight;
 use crate::prepare;
 use crate::state::Phase;
@@ -129,6 +130,12 @@ async fn begin(
     for member in &members {
         acls.push(Acl::read(flusher.conn(), member).await?);
     }
+    let mut part_acls = Vec::new();
+    for (plan, names) in context.plan.beside(&context.names) {
+        for member in plan.members(&names) {
+            part_acls.push(Acl::read(flusher.conn(), &member).await?);
+        }
+    }
     let targets = members.iter().map(|member| member.target);
     let schemas = targets.chain(context.plan.sources()).map(|shape| shape.name.schema.as_str());
     let taken = relation_names(flusher.conn(), schemas).await?;
@@ -139,6 +146,7 @@ async fn begin(
         names: &context.names,
         taken: &taken,
         acls: &acls,
+        part_acls: &part_acls,
         carry,
         role: &context.facts.role,
         version: context.facts.version,
@@ -158,6 +166,7 @@ async fn begin(
     drift::check(flusher.conn(), &context.plan).await?;
     context.published().check(flusher.conn(), context.store.conn()).await?;
     check_ties(flusher.conn(), context, &bonds).await?;
+    context.refuse_taken(flusher.conn()).await?;
     Ok(Ok(Begun { flusher, script, ties, pid }))
 }
 
@@ -358,10 +367,13 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream
         Ok(()) => return Ok(()),
         Err(e) if flush::is_conflict(&e) => {
             conn.batch("undo final flush", "ROLLBACK TO SAVEPOINT final").await?;
-            flusher.replace(keys).await?
+            match flusher.replace(keys).await {
+                Err(e) if misplaced(&e).is_some() => return Err(Stop::Rolled(e.to_string())),
+                replaced => replaced?,
+            }
         }
         // A flusher meets the same row once the lock is gone, and names it.
-        Err(e) if e.is_data() => return Err(Stop::Rolled(e.to_string())),
+        Err(e) if e.is_data() || misplaced(&e).is_some() => return Err(Stop::Rolled(e.to_string())),
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.

@@ -9,6 +9,7 @@ pub mod gate;
 mod lasted;
 mod lookout;
 mod order;
+mod parts;
 mod swap;
 
 use std::time::{Duration, Instant};

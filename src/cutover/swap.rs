@@ -29,6 +29,8 @@ pub struct Swap<'a> {
     pub taken: &'a [String],
     /// Grants on the source and each of its partitions, and what their shadows have from default privileges.
     pub acls: &'a [Acl],
+    /// The same for the parts and tables of values.
+    pub part_acls: &'a [Acl],
     /// What is tied to the source.
     pub carry: Carry<'a>,
     /// The role that swaps.
@@ -73,6 +75,10 @@ impl Swap<'_> {
             steps.extend(acl.statements(self.plan, member));
         }
         steps.extend(ddl::generated_always(&self.plan.target, &self.plan.target.name.to_string()));
+        for ((plan, names), acl) in self.plan.beside(self.names).iter().zip(self.part_acls) {
+            steps.extend(self.part(plan, names, acl, &moved));
+        }
+        steps.extend(self.references());
         let old = self.plan.source.name.sibling(old_name(&moved, &self.plan.source.name.name));
         steps.extend(self.carry.take_place(self.names, &old));
         steps.extend(self.carry.take_hold(self.names));
@@ -81,7 +87,7 @@ impl Swap<'_> {
             "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb, old_names = {}::jsonb, \
              swapped_at = clock_timestamp() WHERE id = {}",
             Literal(&old.plain()),
-            Literal(&serde_json::json!(self.carry.owed()).to_string()),
+            Literal(&serde_json::json!(self.owed()).to_string()),
             Literal(&serde_json::json!(self.own_old_names(&moved)).to_string()),
             self.id
         ));
@@ -119,7 +125,7 @@ impl Swap<'_> {
     }
 
     /// Own sequences get their names and the values of those they stand for; a serial's sequence changes its table.
-    fn sequences(&self, member: &Member<'_>, moved: &Moved) -> Vec<String> {
+    pub(super) fn sequences(&self, member: &Member<'_>, moved: &Moved) -> Vec<String> {
         let table = member.target.name.to_string();
         // A partition's identity column draws from the sequence of the table it belongs to.
         let own = if member.is_root() { crate::prepare::own_sequences(self.plan, self.names) } else { Vec::new() };
@@ -165,7 +171,7 @@ impl Swap<'_> {
 }
 
 /// The old names of what makes room, by the names it had.
-type Moved = HashMap<String, String>;
+pub(super) type Moved = HashMap<String, String>;
 
 fn old_name(moved: &Moved, name: &str) -> String {
     moved.get(name).cloned().unwrap_or_else(|| name.to_owned())
@@ -204,7 +210,7 @@ fn old_away(plan: &Plan, source: &Shape, moved: &Moved) -> Vec<String> {
     steps
 }
 
-fn new_in(member: &Member<'_>) -> Vec<String> {
+pub(super) fn new_in(member: &Member<'_>) -> Vec<String> {
     let target = member.target;
     let shadow = member.shadow();
     let moved = target.name.sibling(shadow.name.clone());

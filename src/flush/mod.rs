@@ -21,20 +21,30 @@ use crate::copy::lock_source;
 use crate::drift;
 use crate::pg::{Conn, Error, named};
 use crate::plan::guard;
+use crate::plan::parts::MISPLACED;
 use crate::plan::types::{Names, Plan};
 use crate::stream::Key;
 
 /// A connection that can flush.
 pub struct Flusher {
     conn: Conn,
+    /// The target, and then the parts.
+    targets: Vec<Target>,
+    misplaced: Option<Statement>,
+    numbering: Vec<Statement>,
+    unnumbered: Option<Statement>,
+    begin: String,
+    check: String,
+    columns: String,
+}
+
+/// What brings one table up to date.
+struct Target {
     delete_gone: Statement,
     delete_all: Statement,
     plain: Writes,
     guarded: Option<Guarded>,
     exchange: Option<Statement>,
-    begin: String,
-    check: String,
-    columns: String,
 }
 
 /// What has the projection in it.
@@ -84,19 +94,20 @@ pub struct Flushed {
     pub snapshot: Snapshot,
     /// Keys that met a stale neighbour.
     pub conflicts: Conflicts,
+    /// Positions of keys whose rows have a value that has no number yet.
+    pub waiting: Vec<usize>,
 }
 
 /// A deferred constraint would tell only at COMMIT that a row met a stale neighbour, when the statement that wrote it
 /// can no longer be undone alone (SET CONSTRAINTS, PostgreSQL manual).
 pub const CONFLICTS_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
-impl Flusher {
-    /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
-    pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
+impl Target {
+    async fn new(conn: &Conn, plan: &Plan, names: &Names) -> Result<Self, Error> {
         let sql = Statements::new(plan, names);
         let guarded = match plan.guarded(names).zip(Aside::new(plan, names)) {
             Some((guarded, aside)) => Some(Guarded {
-                writes: Writes::prepare(&conn, &Statements::new(&guarded, names)).await?,
+                writes: Writes::prepare(conn, &Statements::new(&guarded, names)).await?,
                 forget: conn.prepare("flush forgets", &aside.forget).await?,
                 keep: conn.prepare("flush sets aside", &aside.keep).await?,
             }),
@@ -106,12 +117,46 @@ impl Flusher {
             Some(exchange) => Some(conn.prepare("flush exchanges", exchange).await?),
             None => None,
         };
-        Ok(Flusher {
+        Ok(Target {
             guarded,
             exchange,
             delete_gone: conn.prepare("flush deletes", &sql.delete_gone).await?,
             delete_all: conn.prepare("flush removals", &sql.delete_all).await?,
-            plain: Writes::prepare(&conn, &sql).await?,
+            plain: Writes::prepare(conn, &sql).await?,
+        })
+    }
+
+    /// What writes the rows, with the conversions guarded or not.
+    fn writes(&self, guarded: bool) -> &Writes {
+        self.guarded.as_ref().filter(|_| guarded).map_or(&self.plain, |guarded| &guarded.writes)
+    }
+}
+
+impl Flusher {
+    /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
+    pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
+        let mut targets = vec![Target::new(&conn, plan, names).await?];
+        for (plan, names) in plan.named_parts(names) {
+            targets.push(Target::new(&conn, &plan, &names).await?);
+        }
+        let misplaced = match statements::misplaced(plan) {
+            Some(sql) => Some(conn.prepare(MISPLACED, &sql).await?),
+            None => None,
+        };
+        let (fill, unfilled) = statements::numbers(plan);
+        let mut numbering = Vec::new();
+        for sql in fill {
+            numbering.push(conn.prepare("number values", &sql).await?);
+        }
+        let unnumbered = match unfilled {
+            Some(sql) => Some(conn.prepare("find values without a number", &sql).await?),
+            None => None,
+        };
+        Ok(Flusher {
+            targets,
+            misplaced,
+            numbering,
+            unnumbered,
             begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}", lock_source(plan)),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
@@ -130,13 +175,15 @@ impl Flusher {
     /// Flushes the keys in a transaction of its own; where a value does not convert and may become NULL, once more with
     /// the conversions guarded.
     pub async fn flush(&self, keys: &[Key]) -> Result<Flushed, Error> {
-        match self.flush_by(keys, None).await {
-            Err(e) if self.guarded.is_some() && guard::catches(&e) => self.flush_by(keys, self.guarded.as_ref()).await,
+        match self.flush_by(keys, false).await {
+            Err(e) if self.targets.iter().any(|t| t.guarded.is_some()) && guard::catches(&e) => {
+                self.flush_by(keys, true).await
+            }
             flushed => flushed,
         }
     }
 
-    async fn flush_by(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
+    async fn flush_by(&self, keys: &[Key], guarded: bool) -> Result<Flushed, Error> {
         match self.attempt(keys, guarded).await {
             Err(e) if is_conflict(&e) => {
                 self.roll_back().await?;
@@ -166,37 +213,77 @@ impl Flusher {
         if self.conn.is_closed() { Ok(()) } else { self.conn.batch("roll back flush", "ROLLBACK").await }
     }
 
-    async fn attempt(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
+    async fn attempt(&self, keys: &[Key], guarded: bool) -> Result<Flushed, Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
-        let upsert = &self.writes(guarded).upsert;
+        if self.unnumbered.is_some() {
+            return self.numbered(keys).await;
+        }
+        let Some((first, parts)) = self.targets.split_first() else { return Err(no_target()) };
         // One round trip: the server works through them in this order and skips the rest behind an error.
         let (begun, checked, deleted, written, aside) = tokio::join!(
             biased;
             self.conn.batch("begin flush", &self.begin),
             self.conn.simple("check source", &self.check),
-            self.run("flush deletes", &self.delete_gone, &params),
-            self.run("flush upserts", upsert, &params),
-            self.set_aside(guarded, &params),
+            self.run("flush deletes", &first.delete_gone, &params),
+            self.run("flush upserts", &first.writes(guarded).upsert, &params),
+            self.set_aside(first, guarded, &params),
         );
         begun?;
         let snapshot = self.read_check(checked?)?;
         deleted?;
         written?;
         aside?;
+        for part in parts {
+            self.write_to(part, guarded, &params).await?;
+        }
+        self.look_for_misplaced(&params).await?;
         self.conn.batch("commit flush", "COMMIT").await?;
-        Ok(Flushed { snapshot, conflicts: Conflicts::default() })
+        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting: Vec::new() })
+    }
+
+    /// Gives numbers to values first, in transactions of their own: what several flushers and copiers bring has one number.
+    async fn numbered(&self, keys: &[Key]) -> Result<Flushed, Error> {
+        let arrays = Arrays::new(keys);
+        let params = arrays.params();
+        self.number(&params).await?;
+        self.conn.batch("begin flush", &self.begin).await?;
+        let snapshot = self.read_check(self.conn.simple("check source", &self.check).await?)?;
+        let waiting = self.unnumbered(&params).await?;
+        for target in &self.targets {
+            self.write_to(target, false, &params).await?;
+        }
+        self.look_for_misplaced(&params).await?;
+        self.conn.batch("commit flush", "COMMIT").await?;
+        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting })
+    }
+
+    async fn number(&self, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        for statement in &self.numbering {
+            self.run("number values", statement, params).await?;
+        }
+        Ok(())
+    }
+
+    /// Positions of keys whose rows have changed since the values got their numbers, and have a value without one. Nothing
+    /// of them was written.
+    async fn unnumbered(&self, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<usize>, Error> {
+        let Some(unnumbered) = &self.unnumbered else { return Ok(Vec::new()) };
+        let found = named("find values without a number", self.conn.client().query(unnumbered, params)).await?;
+        Ok(found.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0) - 1).ok()).collect())
     }
 
     /// All keys are removed first, so that rows which trade a unique value among themselves cannot meet; those that
     /// still meet a neighbour outside of the batch are left out.
-    async fn careful(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Flushed, Error> {
+    async fn careful(&self, keys: &[Key], guarded: bool) -> Result<Flushed, Error> {
+        self.number(&Arrays::new(keys).params()).await?;
         self.conn.batch("begin flush", &self.begin).await?;
         let outcome = async {
             let snapshot = self.read_check(self.conn.simple("check source", &self.check).await?)?;
+            let waiting = self.unnumbered(&Arrays::new(keys).params()).await?;
             let conflicts = self.replace_by(keys, guarded).await?;
             self.conn.batch("commit flush", "COMMIT").await?;
-            Ok(Flushed { snapshot, conflicts })
+            Ok(Flushed { snapshot, conflicts, waiting })
         }
         .await;
         if outcome.is_err() {
@@ -208,19 +295,34 @@ impl Flusher {
     /// Removes the keys and writes their rows again, inside the transaction that is open; gives back those that met a
     /// neighbour, which are then absent from the shadow.
     pub async fn replace(&self, keys: &[Key]) -> Result<Conflicts, Error> {
-        self.replace_by(keys, self.guarded.as_ref()).await
+        self.replace_by(keys, true).await
     }
 
-    async fn replace_by(&self, keys: &[Key], guarded: Option<&Guarded>) -> Result<Conflicts, Error> {
-        let writes = self.writes(guarded);
+    async fn replace_by(&self, keys: &[Key], guarded: bool) -> Result<Conflicts, Error> {
+        let mut all = Conflicts::default();
+        // Under the cut-over's lock this may be the first to need them.
+        self.number(&Arrays::new(keys).params()).await?;
+        for target in &self.targets {
+            let conflicts = self.replace_in(target, keys, guarded).await?;
+            all.positions.extend(conflicts.positions);
+            all.error = all.error.or(conflicts.error);
+        }
+        all.positions.sort_unstable();
+        all.positions.dedup();
+        self.look_for_misplaced(&Arrays::new(keys).params()).await?;
+        Ok(all)
+    }
+
+    async fn replace_in(&self, target: &Target, keys: &[Key], guarded: bool) -> Result<Conflicts, Error> {
+        let writes = target.writes(guarded);
         let arrays = Arrays::new(keys);
         let params = arrays.params();
-        if let Some(exchange) = &self.exchange {
+        if let Some(exchange) = &target.exchange {
             // What it has met stays as it was: a row of the old table has columns that only it knows.
             return self.halve("flush exchanges", exchange, keys).await;
         }
-        self.set_aside(guarded, &params).await?;
-        self.run("flush removals", &self.delete_all, &params).await?;
+        self.set_aside(target, guarded, &params).await?;
+        self.run("flush removals", &target.delete_all, &params).await?;
         let Some(around) = &writes.around else { return self.halve("flush upserts", &writes.upsert, keys).await };
         self.run("flush around neighbours", &around.insert, &params).await?;
         let left_out = named("find neighbours", self.conn.client().query(&around.left_out, &params)).await?;
@@ -271,35 +373,51 @@ impl Flusher {
     pub async fn write(&self, keys: &[Key]) -> Result<(), Error> {
         let arrays = Arrays::new(keys);
         let params = arrays.params();
-        let guarded = self.guarded.as_ref();
+        self.number(&params).await?;
+        for target in &self.targets {
+            self.write_to(target, true, &params).await?;
+        }
+        self.look_for_misplaced(&params).await
+    }
+
+    async fn write_to(&self, target: &Target, guarded: bool, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
         let (deleted, written, aside) = tokio::join!(
             biased;
-            self.run("flush deletes", &self.delete_gone, &params),
-            self.run("flush upserts", &self.writes(guarded).upsert, &params),
-            self.set_aside(guarded, &params),
+            self.run("flush deletes", &target.delete_gone, params),
+            self.run("flush upserts", &target.writes(guarded).upsert, params),
+            self.set_aside(target, guarded, params),
         );
         deleted?;
         written?;
         aside
     }
 
-    fn writes<'a>(&'a self, guarded: Option<&'a Guarded>) -> &'a Writes {
-        guarded.map_or(&self.plain, |guarded| &guarded.writes)
-    }
-
     /// Brings the values that do not convert up to date. Where the plain conversions have passed there are none.
-    async fn set_aside(&self, guarded: Option<&Guarded>, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
-        let Some(all) = &self.guarded else { return Ok(()) };
+    async fn set_aside(&self, target: &Target, guarded: bool, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        let Some(aside) = &target.guarded else { return Ok(()) };
         let keep = async {
             match guarded {
-                Some(guarded) => self.run("flush sets aside", &guarded.keep, params).await,
-                None => Ok(0),
+                true => self.run("flush sets aside", &aside.keep, params).await,
+                false => Ok(0),
             }
         };
-        let (forgotten, kept) = tokio::join!(biased; self.run("flush forgets", &all.forget, params), keep);
+        let (forgotten, kept) = tokio::join!(biased; self.run("flush forgets", &aside.forget, params), keep);
         forgotten?;
         kept?;
         Ok(())
+    }
+
+    /// A row that has no one place in the tables that rows go to.
+    ///
+    /// # Errors
+    /// [`MISPLACED`], with the row.
+    async fn look_for_misplaced(&self, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        let Some(misplaced) = &self.misplaced else { return Ok(()) };
+        let found = named(MISPLACED, self.conn.client().query(misplaced, params)).await?;
+        match found.first() {
+            None => Ok(()),
+            Some(row) => Err(Error::client(MISPLACED, row.get::<_, String>(0))),
+        }
     }
 
     async fn run(
@@ -319,6 +437,11 @@ impl Flusher {
         }
         Snapshot::parse(&text(0)).ok_or_else(|| Error::client("check source", "the server's snapshot cannot be read"))
     }
+}
+
+/// There always is the first.
+fn no_target() -> Error {
+    Error::client("flush upserts", "there is no table to write to")
 }
 
 /// A row met a unique or exclusion constraint other than the one the upsert names.

@@ -107,7 +107,8 @@ impl Statements {
         // only if its target key is. One that has moved is not there where the shadow has it.
         let there = |more: &str| {
             let from = plan.source_from();
-            format!("EXISTS (SELECT 1 FROM (SELECT {pairs}{besides} FROM {from}) AS now WHERE {same}{more})")
+            let rows = plan.rows.as_ref().map(|rows| format!(" WHERE {rows}")).unwrap_or_default();
+            format!("EXISTS (SELECT 1 FROM (SELECT {pairs}{besides} FROM {from}{rows}) AS now WHERE {same}{more})")
         };
         let unmoved: String =
             beside().map(|(i, k)| format!(" AND now.b{i} {} shadow.{}", k.target_equal, Ident(&k.target))).collect();
@@ -124,11 +125,14 @@ impl Statements {
             .join(", ");
         let insert = format!(
             "INSERT INTO {shadow} AS shadow ({columns}){} SELECT {values} FROM (SELECT src.* FROM ({}) AS changed \
-             JOIN {source} AS src ON {in_source}) AS {alias}",
+             JOIN {source} AS src ON {in_source}) AS {alias}{}",
             plan.overriding(),
             each_key_once(plan),
+            written_rows(plan),
         );
-        let around = plan.target.indexes.iter().all(|i| i.immediate).then(|| Around {
+        // A key that makes no rows is not left out.
+        let told = plan.target.indexes.iter().all(|i| i.immediate) && !plan.is_to_many();
+        let around = told.then(|| Around {
             insert: format!("{insert} ON CONFLICT DO NOTHING"),
             left_out: format!(
                 "SELECT gone.position FROM (SELECT {pairs}, {alias}.{POSITION} AS position FROM ({}) AS {alias}) AS gone \
@@ -142,11 +146,57 @@ impl Statements {
                 delete(&still_there),
                 format!("{insert} ON CONFLICT ({}) DO UPDATE SET {set}", conflict_target(&plan.key)),
             ),
-            Writing::Again => (delete(""), insert),
+            Writing::Again | Writing::All => (delete(""), insert),
         };
         let exchange = names.are_backwards().then(|| exchange(plan, &delete(""), &shadow, &in_source)).flatten();
         Statements { delete_gone, delete_all: delete(""), upsert, around, exchange }
     }
+}
+
+/// Which of the changed rows are written: those the target has, as far as their values have numbers.
+fn written_rows(plan: &Plan) -> String {
+    let numbered = plan.unnumbered().map(|wanting| format!("NOT {wanting}"));
+    let conditions: Vec<String> = plan.rows.iter().cloned().chain(numbered).collect();
+    if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
+}
+
+/// What gives numbers to the values of the changed rows, and what tells the places, from 1, of keys whose rows have a value
+/// without one.
+pub fn numbers(plan: &Plan) -> (Vec<String>, Option<String>) {
+    let fill = plan.fill(&format!("{} WHERE true", changed_rows(plan)));
+    let columns = plan.key.columns.iter();
+    let in_source =
+        columns.map(|k| format!("src.{0} {1} changed.{0}", Ident(&k.source), k.source_equal)).collect::<Vec<_>>();
+    let wanting = plan.unnumbered().map(|wanting| {
+        format!(
+            "SELECT {POSITION} FROM (SELECT src.*, changed.{POSITION} FROM ({}) AS changed JOIN {} AS src ON {}) AS {} WHERE {wanting}",
+            placed_keys(plan),
+            plan.whole_source(),
+            in_source.join(" AND "),
+            plan.alias(),
+        )
+    });
+    (fill, wanting)
+}
+
+/// The changed rows under the source's alias.
+fn changed_rows(plan: &Plan) -> String {
+    let columns = plan.key.columns.iter();
+    let in_source =
+        columns.map(|k| format!("src.{0} {1} changed.{0}", Ident(&k.source), k.source_equal)).collect::<Vec<_>>();
+    format!(
+        "(SELECT src.* FROM ({}) AS changed JOIN {} AS src ON {}) AS {}",
+        every_key(plan),
+        plan.whole_source(),
+        in_source.join(" AND "),
+        plan.alias(),
+    )
+}
+
+/// What says of the first changed row without one place which it is; `None` where each has one in any case.
+pub fn misplaced(plan: &Plan) -> Option<String> {
+    let condition = plan.misplaced()?;
+    Some(format!("SELECT {} FROM {} WHERE {condition} LIMIT 1", plan.misplaced_words(), changed_rows(plan)))
 }
 
 /// See [`Statements::exchange`]; `None` where every column comes from the source.

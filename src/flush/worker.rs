@@ -8,6 +8,7 @@ use super::{Conflicts, Flushed, Flusher};
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Connector, Error, Role};
+use crate::plan::parts::misplaced;
 use crate::plan::types::{Names, Plan};
 use crate::retry::Retry;
 use crate::stream::Key;
@@ -86,7 +87,11 @@ async fn flush(
                 continue;
             }
         };
-        match flusher.flush(&batch.keys).await {
+        let flushed = flusher.flush(&batch.keys).await;
+        if let Some(failure) = flushed.as_ref().err().and_then(misplaced) {
+            return Err(failure);
+        }
+        match flushed {
             Ok(flushed) => {
                 *kept = Some(flusher);
                 let mut settled = Settled::default();
@@ -99,7 +104,10 @@ async fn flush(
                     *kept = Some(flusher);
                     return Ok(settled);
                 }
-                Err(e) => retry.after(e).await?,
+                Err(e) => match misplaced(&e) {
+                    Some(failure) => return Err(failure),
+                    None => retry.after(e).await?,
+                },
             },
             Err(e) => {
                 if !e.connection_lost {
@@ -116,6 +124,7 @@ impl Settled {
     fn add(&mut self, flushed: Flushed, batch: &Batch, positions: Range<usize>) {
         let first = positions.start;
         self.unseen.extend(flushed.snapshot.unseen(&batch.xids[positions]).into_iter().map(|i| first + i));
+        self.unseen.extend(flushed.waiting.into_iter().map(|i| first + i));
         self.conflicts.positions.extend(flushed.conflicts.positions.into_iter().map(|i| first + i));
         if let Some(error) = flushed.conflicts.error {
             self.conflicts.error.get_or_insert(error);

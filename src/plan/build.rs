@@ -7,6 +7,7 @@ use super::model::{self, Modelled, Volatility};
 use super::partitioning;
 use super::partitions;
 use super::shape::{Origin, Shape};
+use super::split;
 use super::tree::{self, Branch, Tree};
 use super::types::{IdentityChange, Layout, Partition, Plan, Value};
 use crate::cli::OnError;
@@ -36,7 +37,19 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
     let clauses = match request.spec {
         Spec::Alter(clauses) => clauses,
         Spec::Partition(spec) => return partitioning::plan(conn, tree, spec, request, version).await,
+        Spec::Split(spec) => return split::plan(conn, tree, spec, request, version).await,
     };
+    altered(conn, tree, clauses, request, version).await
+}
+
+/// What these clauses make of the table.
+pub(super) async fn altered(
+    conn: &Conn,
+    tree: Tree,
+    clauses: &Clauses,
+    request: &Request<'_>,
+    version: u32,
+) -> Result<Plan, Failure> {
     partitions::refuse_source(&tree)?;
     let source = &tree.root;
     let clauses = with_primary_key(source, clauses, request.primary_key)?;
@@ -74,6 +87,10 @@ pub async fn plan(conn: &Conn, tree: Tree, request: &Request<'_>, version: u32) 
         settings: request.settings.to_vec(),
         clauses: request.text.to_owned(),
         guard: None,
+        rows: None,
+        parts: Vec::new(),
+        lookups: Vec::new(),
+        exhaustive: false,
         back: None,
     };
     plan.guard = guard::choose(conn, &plan, &modelled.conversions, request.on_error).await?;
@@ -180,7 +197,12 @@ impl FinalNames {
         FinalNames { used: Vec::new(), own: indexes.chain(sequences).collect(), taken, indexes: Vec::new() }
     }
 
-    fn settle(&mut self, name: &str) -> String {
+    /// For tables that take nobody's place.
+    pub(super) fn beside(taken: Vec<String>) -> Self {
+        FinalNames { used: Vec::new(), own: Vec::new(), taken, indexes: Vec::new() }
+    }
+
+    pub(super) fn settle(&mut self, name: &str) -> String {
         let blocked = |n: &str| {
             self.used.iter().any(|u| u == n) || (!self.own.iter().any(|o| o == n) && self.taken.iter().any(|t| t == n))
         };

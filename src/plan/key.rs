@@ -150,7 +150,7 @@ pub fn columns_over(
 
 /// Types whose equal values have equal texts. Text counts where its collation is the database's, which is always a
 /// deterministic one, or bytewise.
-fn is_canonical(column: &Column) -> bool {
+pub fn is_canonical(column: &Column) -> bool {
     let base = column.base_type_sql.as_str();
     match base {
         "smallint" | "integer" | "bigint" | "oid" | "uuid" | "bytea" | "date" | "boolean" => true,

@@ -6,6 +6,7 @@
 //! manual), so a column whose number the copy was made with stands for that source column.
 
 pub mod partitioned;
+pub mod parts;
 
 use tokio_postgres::error::SqlState;
 

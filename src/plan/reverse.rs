@@ -70,6 +70,10 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         settings: plan.settings.clone(),
         clauses: text,
         guard: None,
+        rows: None,
+        parts: Vec::new(),
+        lookups: Vec::new(),
+        exhaustive: false,
         back: None,
     })
 }

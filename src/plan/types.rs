@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::guard::{Function, Guard};
+use super::lookups::Lookup;
+use super::parts::Part;
 use super::shape::{Column, Shape};
 use super::tree::Branch;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Ident, QualifiedName};
 use crate::spec::partitioning::Step;
 
-/// A single-target migration, decided.
+/// A migration, decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The table as it stands.
@@ -44,6 +46,18 @@ pub struct Plan {
     /// What becomes of values that do not convert; where none, one of them ends the run.
     #[serde(default)]
     pub guard: Option<Guard>,
+    /// Which of the source's rows the target has, as SQL over the source row that is never NULL; `None` for all.
+    #[serde(default)]
+    pub rows: Option<String>,
+    /// Further tables that the source's rows go to. What is said here of the target is what remains of the source.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    /// Tables for the distinct values of columns, to which the target refers.
+    #[serde(default)]
+    pub lookups: Vec<Lookup>,
+    /// Whether each row must belong to a part.
+    #[serde(default)]
+    pub exhaustive: bool,
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
     pub back: Option<Box<Plan>>,
@@ -227,13 +241,15 @@ pub enum Writing {
     OnKeyAnd(Vec<KeyColumn>),
     /// It is removed and written again: no unique index tells whether it is there.
     Again,
+    /// The same of its rows, of which there may be several or none.
+    All,
 }
 
 impl Key {
     /// What an upsert's unique index is over besides the key.
     pub fn beside(&self) -> &[KeyColumn] {
         match &self.writing {
-            Writing::OnKey | Writing::Again => &[],
+            Writing::OnKey | Writing::Again | Writing::All => &[],
             Writing::OnKeyAnd(columns) => columns,
         }
     }
@@ -290,6 +306,8 @@ pub struct Names {
     id: i32,
     /// A partition's place in the plan.
     partition: Option<usize>,
+    /// A part's place in the plan.
+    part: Option<usize>,
     /// The table that follows the new one, once they are swapped.
     old: Option<OldNames>,
 }
@@ -314,18 +332,28 @@ pub const SCHEMA: &str = "pgrecast";
 impl Names {
     /// The names of migration `id`.
     pub fn new(id: i32) -> Self {
-        Names { id, partition: None, old: None }
+        Names { id, partition: None, part: None, old: None }
     }
 
     /// The same for the nth partition of the target: its shadow, and what belongs to that.
     fn of_partition(&self, n: usize) -> Self {
         let old = self.old.as_ref().map(|old| old.partitions.get(n).cloned().unwrap_or_default());
-        Names { id: self.id, partition: Some(n), old }
+        Names { id: self.id, partition: Some(n), part: None, old }
+    }
+
+    /// The same for the nth part: its shadow, and what belongs to that.
+    pub fn of_part(&self, n: usize) -> Self {
+        Names { id: self.id, partition: None, part: Some(n), old: None }
+    }
+
+    /// Names that are known beforehand, of a table that belongs to no one migration's shadow.
+    pub fn fixed(names: OldNames) -> Self {
+        Names { id: 0, partition: None, part: None, old: Some(names) }
     }
 
     /// The names of the way back, on which the old table is the shadow of the new one.
     pub fn backwards(id: i32, old: OldNames) -> Self {
-        Names { id, partition: None, old: Some(old) }
+        Names { id, partition: None, part: None, old: Some(old) }
     }
 
     /// The shadow table.
@@ -337,9 +365,10 @@ impl Names {
     }
 
     fn stem(&self) -> String {
-        match self.partition {
-            None => format!("shadow_{}", self.id),
-            Some(n) => format!("shadow_{}_partition_{n}", self.id),
+        match (self.part, self.partition) {
+            (Some(n), _) => format!("shadow_{}_part_{n}", self.id),
+            (None, None) => format!("shadow_{}", self.id),
+            (None, Some(n)) => format!("shadow_{}_partition_{n}", self.id),
         }
     }
 
@@ -468,6 +497,11 @@ impl Names {
         format!("pgrecast_{database}_{}_back", self.id)
     }
 
+    /// Whether these are the names of a part.
+    pub fn is_of_part(&self) -> bool {
+        self.part.is_some()
+    }
+
     /// Whether these are the names of the way back.
     pub fn are_backwards(&self) -> bool {
         self.old.is_some()
@@ -555,6 +589,11 @@ impl Plan {
     /// The alias of the source in every statement.
     pub fn alias(&self) -> String {
         Ident(&self.source.name.name).to_string()
+    }
+
+    /// ` AND (…)`: that the target has the source's row; nothing where it has all.
+    pub fn and_its_rows(&self) -> String {
+        self.rows.as_ref().map(|rows| format!(" AND ({rows})")).unwrap_or_default()
     }
 
     /// Columns the copy and the flush write: (name, expression).

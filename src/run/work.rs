@@ -188,6 +188,7 @@ impl Work {
             leaves.push(copy::Leaf {
                 source: leaf.shape.clone(),
                 statements: copy::Statements::new(&context.plan, &leaf, &context.names, x0),
+                parts: copy::ToPart::all(&context.plan, &context.names, x0),
                 fingerprint: Fingerprint { filenode: state.filenode, columns },
                 ranges: Ranges::new(blocks, &state.done),
             });

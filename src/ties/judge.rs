@@ -3,6 +3,7 @@
 use super::functions;
 use super::grants::hindered;
 use super::partitioned;
+use super::parts;
 use super::sequences;
 use super::text;
 use super::views::{self, Fate};
@@ -16,6 +17,7 @@ use crate::preflight::Finding;
 pub fn judge(plan: &Plan, ties: &Ties) -> Vec<Finding> {
     let judge = Judge { plan };
     let mut found = partitioned::findings(plan, ties);
+    found.extend(parts::findings(plan, ties));
     for key in ties.outgoing.iter().chain(&ties.incoming) {
         found.extend(judge.foreign_key(key));
     }

@@ -13,6 +13,7 @@ mod kin;
 mod made;
 mod partition;
 mod partitioned;
+mod parts;
 mod read;
 mod sequences;
 mod stored;

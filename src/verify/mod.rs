@@ -16,6 +16,7 @@ mod digest;
 mod drill;
 mod hash;
 mod kept;
+mod many;
 mod pass;
 mod recheck;
 pub mod statements;
@@ -150,6 +151,22 @@ pub struct Difference {
     pub key: String,
     /// Names of the target columns that differ.
     pub columns: Vec<String>,
+    /// Where that is not the migration's own target, the new table.
+    #[serde(default)]
+    pub table: Option<String>,
+}
+
+impl Verdict {
+    /// Takes what was found of a part of that name.
+    pub fn add(&mut self, part: Verdict, table: &str) {
+        // The progress that is counted is that of all.
+        self.rows_compared = part.rows_compared;
+        self.rechecked += part.rechecked;
+        self.difference_count += part.difference_count;
+        let room = DIFFERENCES_KEPT.saturating_sub(self.differences.len());
+        let named = part.differences.into_iter().map(|d| Difference { table: Some(table.to_owned()), ..d });
+        self.differences.extend(named.take(room));
+    }
 }
 
 /// The ways in which a row can differ.
@@ -185,6 +202,11 @@ struct Site {
 /// The server's, where trying again does not help; drift of the source; the stream's. Differences are no error.
 pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> Result<Verdict, Failure> {
     let (site, rows) = Site::open(job, progress).await?;
+    if site.job.plan.is_to_many() {
+        let mut recheck = Recheck::new(&site, in_step);
+        recheck.run(many::candidates(&site).await?).await?;
+        return Ok(Verdict { rows_compared: site.rows(), ..recheck.into_verdict() });
+    }
     let (keeper, begun) = match &site.job.keep {
         Some(keep) => {
             let (keeper, begun) = Keeper::open(&site, keep).await?;

@@ -102,7 +102,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
                 (Some(other), _) => others.push(other),
                 (None, Some(source)) => {
                     let key = describe(self.site.key_names(), source);
-                    self.found(Difference { kind: Kind::Extra, key, columns: Vec::new() });
+                    self.found(Difference { kind: Kind::Extra, key, columns: Vec::new(), table: None });
                 }
                 (None, None) => {}
             }
@@ -156,7 +156,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
                     self.doubtful.push((found.key, target.clone()));
                 } else {
                     let key = describe(self.site.key_names(), &found.key);
-                    self.found(Difference { kind: found.kind, key, columns: found.columns });
+                    self.found(Difference { kind: found.kind, key, columns: found.columns, table: None });
                 }
             }
         }
@@ -275,7 +275,7 @@ impl<'a, S: InStep> Recheck<'a, S> {
         }
         for key in targets {
             let key = describe(self.site.target_key_names(), &key);
-            self.found(Difference { kind: Kind::Extra, key, columns: Vec::new() });
+            self.found(Difference { kind: Kind::Extra, key, columns: Vec::new(), table: None });
         }
         self.compare_all(source).await
     }

@@ -44,6 +44,22 @@ const RUN: &[&str] = &[
     "validate foreign key",
 ];
 
+/// Of a run that takes the table apart: where it writes to the new table as well.
+const SPLIT: &[&str] = &[
+    "after create shadow",
+    "after copy chunk",
+    "after copy chunk to part",
+    "after commit chunk",
+    "after build index #2",
+    "flush upserts #2",
+    "commit flush",
+    "after swap",
+    "commit cut-over",
+];
+
+/// The new table gets a column that follows from one that the load writes.
+const APART: &[&str] = &["split", "t", "--into", "part(t_id = id, w)", "--drop", "w"];
+
 /// Of a run with a rollback window, beyond those.
 const WINDOW: &[&str] =
     &["create publication #2", "create replication slot #2", "keep plan", "ask to end", "set phase #3"];
@@ -107,6 +123,7 @@ fn each(command: Command, points: &[String], must: Must) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     Alter,
+    Split,
     AlterWithWindow,
     Rollback,
     Finish,
@@ -156,6 +173,7 @@ impl Case {
     fn run(self, command: Command, must: Must) -> Died {
         match command {
             Command::Alter => self.alter(must),
+            Command::Split => self.split(must),
             Command::AlterWithWindow => self.alter_with_window(must),
             Command::Rollback => self.rollback(must),
             Command::Finish => self.finish(must),
@@ -172,6 +190,23 @@ impl Case {
         };
         self.go_on(&["finish", &self.id()]);
         assert_widened(&self.db);
+        self.assert_kept();
+        died
+    }
+
+    fn split(self, must: Must) -> Died {
+        self.db.sql("ALTER TABLE t ADD w text GENERATED ALWAYS AS (left(v, 9)) STORED");
+        let died = self.dies(APART, must);
+        match self.is_registered() {
+            true => self.go_on(&["resume", &self.id()]),
+            false => self.go_on(APART),
+        };
+        // Nobody writes to either from the swap on.
+        let differ = "SELECT count(*) FROM part p FULL JOIN t_old o ON p.t_id = o.id \
+            WHERE o.id IS NULL OR p.t_id IS NULL OR p.w IS DISTINCT FROM o.w";
+        assert_eq!(self.db.query_one_text(differ), "0");
+        assert_eq!(self.db.query_one_text("SELECT count(*) FROM part WHERE t_id < 0"), "3000");
+        self.go_on(&["finish", &self.id()]);
         self.assert_kept();
         died
     }
@@ -317,6 +352,11 @@ fn tail(text: &str) -> String {
 #[test]
 fn a_run_dies_at_every_step_and_goes_on() {
     each(Command::Alter, &both(RUN), Must::Die);
+}
+
+#[test]
+fn a_split_dies_at_every_step_and_goes_on() {
+    each(Command::Split, &both(SPLIT), Must::Die);
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Applier {
             Layout::Made | Layout::Kept => {
                 let mut shadows: Vec<String> = leaves.iter().map(|l| plan.destination(l, names).to_string()).collect();
                 shadows.dedup();
+                shadows.extend((0..plan.parts.len()).map(|n| names.of_part(n).shadow().to_string()));
                 format!("TRUNCATE {}", shadows.join(", "))
             }
         };

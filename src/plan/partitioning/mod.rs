@@ -95,6 +95,10 @@ pub async fn plan(
         settings: Vec::new(),
         clauses: request.text.to_owned(),
         guard: None,
+        rows: None,
+        parts: Vec::new(),
+        lookups: Vec::new(),
+        exhaustive: false,
         back: None,
     })
 }

@@ -14,13 +14,14 @@ pub(super) fn compare(plan: &Plan, shadow_from: &str, shadow: &str, columns: &[C
     let sql = format!(
         "SELECT \"#wanted\".\"#\", \"#s\".\"#found\" IS TRUE, \"#t\".\"#found\" IS TRUE, ARRAY[{differs}]::bool[] \
          FROM (SELECT \"#\", {own}, {projected} FROM {given}) AS \"#wanted\" \
-         LEFT JOIN LATERAL (SELECT true AS \"#found\"{source_values} FROM {from} WHERE {in_source}) AS \"#s\" ON true \
+         LEFT JOIN LATERAL (SELECT true AS \"#found\"{source_values} FROM {from} WHERE {in_source}{rows}) AS \"#s\" ON true \
          LEFT JOIN LATERAL (SELECT true AS \"#found\"{shadow_values} FROM {shadow_from} WHERE {in_shadow}) \
          AS \"#t\" ON true",
         differs = list(columns, |i, _| format!("\"#s\".\"#{i}\" IS DISTINCT FROM \"#t\".\"#{i}\"")),
         given = given_source_keys(plan),
         source_values = more(columns, |i, c| format!("{} AS \"#{i}\"", text(&c.source))),
         from = plan.source_from(),
+        rows = plan.and_its_rows(),
         shadow_values = more(columns, |i, c| format!("{} AS \"#{i}\"", text(&c.shadow))),
     );
     Compare { columns: columns.iter().map(|c| c.name.clone()).collect(), sql }
@@ -28,9 +29,14 @@ pub(super) fn compare(plan: &Plan, shadow_from: &str, shadow: &str, columns: &[C
 
 /// The given source keys under the source's alias, typed.
 fn given_source_keys(plan: &Plan) -> String {
+    format!("{} AS {}", typed_source_keys(plan), plan.alias())
+}
+
+/// The same without an alias.
+pub(super) fn typed_source_keys(plan: &Plan) -> String {
     let keys = &plan.key.columns;
     let typed = list(keys, |i, k| format!("\"#{i}\"::{} AS {}", k.source_type, Ident(&k.source)));
-    format!("(SELECT \"#\", {typed} FROM {}) AS {}", given(keys), plan.alias())
+    format!("(SELECT \"#\", {typed} FROM {})", given(keys))
 }
 
 pub(super) fn present(plan: &Plan) -> String {
@@ -40,9 +46,10 @@ pub(super) fn present(plan: &Plan) -> String {
     let same = all(keys, |i, k| format!("{alias}.{} {} \"#wanted\".\"#s{i}\"", Ident(&k.source), k.source_equal));
     format!(
         "SELECT \"#\" FROM (SELECT \"#\", {own} FROM {}) AS \"#wanted\" \
-         WHERE EXISTS (SELECT 1 FROM {} WHERE {same})",
+         WHERE EXISTS (SELECT 1 FROM {} WHERE {same}{})",
         given_source_keys(plan),
         plan.source_from(),
+        plan.and_its_rows(),
     )
 }
 
@@ -66,7 +73,7 @@ pub(super) fn search(plan: &Plan, shadow: &QualifiedName, targets: &[Compared]) 
         all(keys, |i, k| format!("\"#shadow\".{} {} \"#wanted\".\"#{i}\"", Ident(&k.target), k.target_equal));
     let makes_it = all(keys, |i, k| format!("{} {} \"#wanted\".\"#{i}\"", targets[i].source, k.target_equal));
     format!(
-        "SELECT \"#wanted\".\"#\", {} FROM (SELECT \"#\", {} FROM {}) AS \"#wanted\" LEFT JOIN {} ON {makes_it} \
+        "SELECT \"#wanted\".\"#\", {} FROM (SELECT \"#\", {} FROM {}) AS \"#wanted\" LEFT JOIN {} ON {makes_it}{} \
          WHERE EXISTS (SELECT 1 FROM {shadow} AS \"#shadow\" WHERE {in_shadow})",
         list(keys, |_, k| format!(
             "CASE WHEN {alias}.ctid IS NOT NULL THEN {} END",
@@ -75,6 +82,7 @@ pub(super) fn search(plan: &Plan, shadow: &QualifiedName, targets: &[Compared]) 
         list(targets, |i, t| format!("\"#{i}\"::{} AS \"#{i}\"", t.type_sql)),
         given(keys),
         plan.source_from(),
+        plan.and_its_rows(),
     )
 }
 

@@ -4,10 +4,12 @@
 
 mod both_ways;
 mod keyed;
+mod many;
 
 pub use both_ways::left_out;
 use both_ways::{both_ways, keys_forwards, seen_forwards};
 use keyed::{compare, forwards_again, invert, present, search};
+use many::Many;
 use serde::{Deserialize, Serialize};
 
 use super::hash;
@@ -61,6 +63,8 @@ pub struct Buckets {
 pub struct Statements {
     source: Half,
     shadow: Half,
+    /// Where a source row has any number of rows: see [`Statements::many`].
+    many: Option<Many>,
     /// Ways to compare source keys: a row that is the same by one of them is the same.
     pub compare: Vec<Compare>,
     /// Which source keys (one `text[]` for each key column) the source has: their positions.
@@ -91,6 +95,8 @@ struct Half {
     /// Each table that holds its rows.
     from: Vec<String>,
     ctid: String,
+    /// ` AND (…)`: which of these rows the other side has.
+    rows: String,
     key_hash: String,
     digest: String,
     key_texts: String,
@@ -120,10 +126,15 @@ impl Statements {
         let leaves = plan.leaves().into_iter().map(|leaf| plan.leaf_from(leaf.shape)).collect();
         let shadow_leaves = shadow_leaves.iter().map(|leaf| format!("ONLY {leaf} AS {SHADOW}")).collect();
         let (source, shadow_half) = halves(plan, leaves, shadow_leaves, SHADOW, &keys, &columns);
+        let compare = match plan.is_to_many() {
+            false => compare(plan, &format!("{shadow} AS {SHADOW}"), SHADOW, &columns),
+            true => many::compare(plan, shadow),
+        };
         Ok(Statements {
+            many: plan.is_to_many().then(|| Many::new(plan, shadow, &source, &shadow_half)),
             source,
             shadow: shadow_half,
-            compare: vec![compare(plan, &format!("{shadow} AS {SHADOW}"), SHADOW, &columns)],
+            compare: vec![compare],
             present: present(plan),
             invert: invert(plan, &keys),
             search: search(plan, shadow, &keys),
@@ -159,6 +170,7 @@ impl Statements {
         Ok(Statements {
             source,
             shadow,
+            many: None,
             compare: vec![
                 compare(back, &as_before, &alias, &forwards),
                 compare(back, &format!("{only}{old} AS {SHADOW}"), SHADOW, &backwards),
@@ -174,6 +186,13 @@ impl Statements {
             Side::Source => &self.source,
             Side::Shadow => &self.shadow,
         }
+    }
+
+    /// For a part of which a source row has any number of rows: key columns as text of the rows in these blocks whose key
+    /// has not the same rows on both sides. Of the part's rows only those are told whose source row is not there.
+    pub fn many(&self, part: Part) -> String {
+        let half = self.half(part.side);
+        self.many.as_ref().map(|many| many.sql(part.side, half, part.blocks)).unwrap_or_default()
     }
 
     /// One row a bucket that has rows in these blocks: its number (`int4`), its rows (`int8`) and the exclusive or of
@@ -230,10 +249,11 @@ impl Half {
     }
 
     fn range(&self, blocks: Blocks) -> String {
-        let first = format!("{} >= '({},0)'::tid", self.ctid, blocks.first);
+        let (ctid, rows) = (&self.ctid, &self.rows);
+        let first = format!("{ctid} >= '({},0)'::tid", blocks.first);
         match blocks.end {
-            Some(end) => format!("{first} AND {} < '({end},0)'::tid", self.ctid),
-            None => first,
+            Some(end) => format!("{first} AND {ctid} < '({end},0)'::tid{rows}"),
+            None => format!("{first}{rows}"),
         }
     }
 
@@ -262,19 +282,21 @@ fn halves(
 ) -> (Half, Half) {
     let is_key = |c: &&Compared| keys.iter().any(|k| k.name == c.name);
     let others: Vec<&Compared> = columns.iter().filter(|c| !is_key(c)).collect();
-    let half = |from: Vec<String>, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
+    let half = |from: Vec<String>, rows: String, ctid: String, value: fn(&Compared) -> &str, key_texts: String| {
         let hash = |(n, c): (usize, &Compared)| hash::value(value(c), c.type_oid, n);
         let key_hash = hash::combine(&keys.iter().enumerate().map(hash).collect::<Vec<_>>(), 0);
         let mut inputs = vec![key_hash.clone()];
         inputs.extend(others.iter().enumerate().map(|(n, c)| hash((keys.len() + n, *c))));
-        Half { from, ctid, digest: hash::combine(&inputs, 1), key_hash, key_texts }
+        Half { from, rows, ctid, digest: hash::combine(&inputs, 1), key_hash, key_texts }
     };
     let alias = plan.alias();
+    // Where any number of rows may be, a key without any is looked at as well.
+    let its_rows = if plan.is_to_many() { String::new() } else { plan.and_its_rows() };
     let source_texts = list(&plan.key.columns, |_, k| output(&format!("{alias}.{}", Ident(&k.source))));
     let shadow_texts = list(&plan.key.columns, |_, k| output(&format!("{shadow}.{}", Ident(&k.target))));
     (
-        half(source_from, format!("{alias}.ctid"), |c| c.source.as_str(), source_texts),
-        half(shadow_from, format!("{shadow}.ctid"), |c| c.shadow.as_str(), shadow_texts),
+        half(source_from, its_rows, format!("{alias}.ctid"), |c| c.source.as_str(), source_texts),
+        half(shadow_from, String::new(), format!("{shadow}.ctid"), |c| c.shadow.as_str(), shadow_texts),
     )
 }
 

@@ -18,6 +18,7 @@ mod planted;
 mod refused;
 mod rowtypes;
 mod shown;
+mod split;
 mod tied;
 mod twins;
 mod unfit;
