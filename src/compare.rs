@@ -29,14 +29,22 @@ const NAMED: usize = 5;
 /// What the control row says in place of a verdict where there was none to be had.
 const IMPOSSIBLE: &str = "impossible";
 
+/// A table that is compared with its shadow.
+pub struct Pair<'a> {
+    /// The table, on its way or on the way back.
+    pub context: &'a Context,
+    /// What keeps its shadow in step.
+    pub follower: &'a Follower,
+    /// Its plan forth, where this is the way back.
+    pub forth: Option<Arc<Plan>>,
+}
+
 /// What is compared, and by whom it is kept in step.
 pub struct Comparison<'a> {
     /// The migration, or its way back.
     pub context: &'a Context,
-    /// The migration's own plan where it is its way back.
-    pub forth: Option<Arc<Plan>>,
-    /// What keeps the shadow in step.
-    pub follower: &'a Follower,
+    /// Its tables.
+    pub tables: Vec<Pair<'a>>,
     /// What holds the comparison back.
     pub throttle: Throttle,
     /// Where it is shown.
@@ -93,7 +101,7 @@ impl Comparison<'_> {
         match compared {
             Some(Ok(verdict)) => drop(self.conclude(asked, from, verdict).await?),
             // A row of the new table that has no old form is in the way of a comparison, not of what is followed.
-            Some(Err(failure)) if self.forth.is_some() && failure.is_data() => {
+            Some(Err(failure)) if self.is_way_back() && failure.is_data() => {
                 let why = serde_json::json!({ IMPOSSIBLE: failure.primary });
                 store.conn().batch("keep verdict", &Store::answer_sql(*id, asked, &why)).await?;
                 reporter.say(Event::Warning { text: format!("the tables cannot be compared: {}", failure.primary) });
@@ -111,14 +119,26 @@ impl Comparison<'_> {
 
     async fn compare(&self) -> Result<Verdict, Failure> {
         self.say_left_out();
-        let mut verdict = verify::run(self.job(), self.follower, self.board.verified.clone()).await?;
-        for (plan, names) in self.context.plan.named_parts(&self.context.names) {
-            let (table, shadow) = (plan.target.name.plain(), names.shadow());
-            let shadow_leaves = vec![shadow.clone()];
-            let job = verify::Job { plan: Arc::new(plan), shadow, shadow_leaves, keep: None, ..self.job() };
-            verdict.add(verify::run(job, self.follower, self.board.verified.clone()).await?, &table);
+        let mut all = Verdict::default();
+        for table in &self.tables {
+            let verdict = verify::run(table.job(&self.throttle), table.follower, self.board.verified.clone()).await?;
+            match self.tables.len() {
+                1 => all = verdict,
+                _ => all.add(verdict, &table.context.plan.source.name.plain()),
+            }
+            for (plan, names) in table.context.plan.named_parts(&table.context.names) {
+                let (name, shadow) = (plan.target.name.plain(), names.shadow());
+                let shadow_leaves = vec![shadow.clone()];
+                let plan = Arc::new(plan);
+                let job = verify::Job { plan, shadow, shadow_leaves, keep: None, ..table.job(&self.throttle) };
+                all.add(verify::run(job, table.follower, self.board.verified.clone()).await?, &name);
+            }
         }
-        Ok(verdict)
+        Ok(all)
+    }
+
+    fn is_way_back(&self) -> bool {
+        self.tables.iter().any(|table| table.forth.is_some())
     }
 
     /// Says the verdict and keeps it. Not to be left half done: see [`Comparison::answer`].
@@ -146,7 +166,18 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn job(&self) -> verify::Job {
+    /// Columns that one of two tables has for itself.
+    fn say_left_out(&self) {
+        let told: Vec<String> = self.tables.iter().flat_map(Pair::left_out).collect();
+        if !told.is_empty() {
+            let text = format!("not compared, as the other table does not tell it: {}", told.join("; "));
+            self.context.reporter.say(Event::Notice { text });
+        }
+    }
+}
+
+impl Pair<'_> {
+    fn job(&self, throttle: &Throttle) -> verify::Job {
         let context = self.context;
         verify::Job {
             connector: context.connector.clone(),
@@ -156,25 +187,19 @@ impl Comparison<'_> {
             shadow: context.names.shadow(),
             shadow_leaves: context.plan.holders(&context.names).iter().map(Member::shadow).collect(),
             jobs: u32::from(context.jobs),
-            throttle: self.throttle.clone(),
+            throttle: throttle.clone(),
             keep: Some(verify::Keep { id: context.id, reporter: context.reporter.clone() }),
         }
     }
 
-    /// Columns that one of the tables has for itself.
-    fn say_left_out(&self) {
-        let Some(forth) = &self.forth else { return };
+    fn left_out(&self) -> Vec<String> {
+        let Some(forth) = &self.forth else { return Vec::new() };
         let (new, old) = left_out(forth, &self.context.plan);
         let told = [(new, self.context.plan.source.name.plain()), (old, self.context.names.shadow().plain())];
-        let told: Vec<String> = told
-            .into_iter()
+        told.into_iter()
             .filter(|(columns, _)| !columns.is_empty())
             .map(|(columns, table)| format!("{} of {table}", columns.join(", ")))
-            .collect();
-        if !told.is_empty() {
-            let text = format!("not compared, as the other table does not tell it: {}", told.join("; "));
-            self.context.reporter.say(Event::Notice { text });
-        }
+            .collect()
     }
 }
 

@@ -16,10 +16,41 @@ use crate::state::Store;
 use crate::throttle::Throttle;
 use crate::ties::{Carry, Ties};
 
-/// One migration, planned and registered.
+/// What is migrated together: one table, or several that share a stream, a lease, their phases and the cut-over.
+#[derive(Clone)]
+pub struct Group {
+    /// The table whose row in the control schema is the migration.
+    pub head: Arc<Context>,
+    /// The others.
+    pub others: Vec<Arc<Context>>,
+}
+
+impl Group {
+    /// Its tables, the head first.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Context>> {
+        std::iter::once(&self.head).chain(&self.others)
+    }
+
+    /// Oids of all sources and their partitions, as an SQL list.
+    pub fn oids(&self) -> String {
+        self.tables().map(|table| table.plan.oids()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The flushers are divided among the tables; each has one at least.
+    pub fn divided(&self, job: follow::Job) -> follow::Job {
+        follow::Job { jobs: (job.jobs / (1 + self.others.len())).max(1), ..job }
+    }
+
+    /// Those of all but the head.
+    pub fn other_oids(&self) -> Vec<u32> {
+        self.others.iter().flat_map(|other| other.plan.sources().map(|shape| shape.oid)).collect()
+    }
+}
+
+/// One table that is migrated, planned and registered.
 #[derive(Clone)]
 pub struct Context {
-    /// Its number.
+    /// Its number; in a [`Group`] that of the migration is the head's.
     pub id: i32,
     /// Connections, with the conversions' settings pinned.
     pub connector: Connector,
@@ -151,7 +182,7 @@ impl Context {
 
     /// What it follows.
     pub fn published(&self) -> Published<'_> {
-        Published { id: self.id, names: &self.names, source: &self.plan.source }
+        Published { id: self.names.head(), names: &self.names, source: &self.plan.source }
     }
 
     /// The slot's name.

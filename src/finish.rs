@@ -1,6 +1,6 @@
 //! Removes what carries our names. Every step is safe to repeat.
 
-use crate::context::Context;
+use crate::context::{Context, Group};
 use crate::error::Failure;
 use crate::fill;
 use crate::journal::table as journal;
@@ -75,7 +75,7 @@ pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure
     drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
     fill::drop_all(conn, names).await?;
     drop_functions(conn, names).await?;
-    drop_journal(conn, &Names::backwards(context.id, OldNames::default())).await
+    drop_journal(conn, &names.backwards(OldNames::default())).await
 }
 
 /// Drops the functions that try conversions.
@@ -247,23 +247,29 @@ async fn drop_journal(conn: &Conn, names: &Names) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Drops a table by its oid, for it may have been renamed since; gives its name, if it was still there.
-pub async fn drop_by_oid(context: &Context, conn: &Conn, oid: u32) -> Result<Option<String>, Failure> {
-    let sql = format!(
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid} AND c.relkind IN ('r', 'p')"
-    );
-    let table = conn.scalar("find old table", &sql).await?;
-    if let Some(table) = &table {
+/// Drops tables by their oids, for they may have been renamed since; gives the names of those that were still there. All
+/// at once: what one of them has for itself may depend on another.
+pub async fn drop_by_oid(group: &Group, conn: &Conn, oids: &[u32]) -> Result<Vec<String>, Failure> {
+    let (mut tables, mut locked, mut functions) = (Vec::new(), Vec::new(), String::new());
+    for (context, oid) in group.tables().zip(oids) {
+        let sql = format!(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid} AND c.relkind IN ('r', 'p')"
+        );
+        let Some(table) = conn.scalar("find old table", &sql).await? else { continue };
         let only = if context.plan.source.is_partitioned() { "" } else { "ONLY " };
-        let past_vacuum = context.past_vacuum(format!("{only}{table}"), context.connector.lock_timeout());
+        locked.push(format!("{only}{table}"));
+        tables.push(table);
         // Functions that had its row type in their signatures.
-        let functions = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
-        let functions: String =
-            functions.into_iter().flatten().flatten().map(|function| format!("DROP {function}; ")).collect();
-        patiently(conn, "drop old table", &format!("{past_vacuum}; {functions}DROP TABLE {table}")).await?;
+        let old = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
+        old.into_iter().flatten().flatten().for_each(|function| functions.push_str(&format!("DROP {function}; ")));
     }
-    Ok(table)
+    if !tables.is_empty() {
+        let past_vacuum = group.head.past_vacuum(locked.join(", "), group.head.connector.lock_timeout());
+        let drop = format!("{past_vacuum}; {functions}DROP TABLE {}", tables.join(", "));
+        patiently(conn, "drop old table", &drop).await?;
+    }
+    Ok(tables)
 }
 
 /// Runs statements that may meet a lock for a moment, all or none: each wait is short, so nobody queues behind it for

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio_postgres::error::SqlState;
 
-use crate::context::Context;
+use crate::context::{Context, Group};
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Ident, Literal, QualifiedName, Role};
 use crate::plan::shape::Index;
@@ -123,14 +123,21 @@ fn in_turns<'a>(builds: impl Iterator<Item = &'a Build>) -> Vec<&'a Build> {
     all.into_iter().map(|(_, build)| build).collect()
 }
 
+/// What is to be built, each with the table that it belongs to.
+type Queue = std::sync::Mutex<Vec<(Arc<Context>, Build)>>;
+
 /// Builds all that are missing, so many side by side, attaches them, then moves on.
-pub async fn run(context: &Arc<Context>, jobs: u8, throttle: &Throttle) -> Result<(), Failure> {
-    let all = builds(&context.plan, &context.names);
-    let queue: Vec<Build> = in_turns(all.iter().filter(|b| !b.build.is_empty())).into_iter().rev().cloned().collect();
-    let queue = Arc::new(std::sync::Mutex::new(queue));
+pub async fn run(group: &Group, jobs: u8, throttle: &Throttle) -> Result<(), Failure> {
+    let all: Vec<(&Arc<Context>, Vec<Build>)> =
+        group.tables().map(|table| (table, builds(&table.plan, &table.names))).collect();
+    let turns = |(table, builds): &(&Arc<Context>, Vec<Build>)| {
+        let turns = in_turns(builds.iter().filter(|b| !b.build.is_empty())).into_iter();
+        turns.map(|build| (Arc::clone(table), build.clone())).collect::<Vec<_>>()
+    };
+    let queue: Arc<Queue> = Arc::new(std::sync::Mutex::new(all.iter().flat_map(turns).rev().collect()));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..jobs {
-        workers.spawn(worker(context.clone(), queue.clone(), throttle.clone()));
+        workers.spawn(worker(queue.clone(), throttle.clone()));
     }
     let mut first = None;
     while let Some(ended) = workers.join_next().await {
@@ -143,13 +150,13 @@ pub async fn run(context: &Arc<Context>, jobs: u8, throttle: &Throttle) -> Resul
     }
     match first {
         Some(failure) => Err(failure),
-        None => attach(context, &all).await,
+        None => attach(&group.head, &all).await,
     }
 }
 
-async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
+async fn attach(head: &Context, all: &[(&Arc<Context>, Vec<Build>)]) -> Result<(), Failure> {
     let mut retry = Retry::new();
-    while let Err(failure) = attach_once(context, all).await {
+    while let Err(failure) = attach_once(head, all).await {
         retry.after_failure(failure).await?;
     }
     Ok(())
@@ -157,16 +164,17 @@ async fn attach(context: &Context, all: &[Build]) -> Result<(), Failure> {
 
 /// Constraints need a stronger lock on the shadow than a build beside them would allow, so they come last: all of
 /// them in one transaction, which also moves on.
-async fn attach_once(context: &Context, all: &[Build]) -> Result<(), Failure> {
-    let conn = context.connector.open(Role::Indexer).await?;
+async fn attach_once(head: &Context, all: &[(&Arc<Context>, Vec<Build>)]) -> Result<(), Failure> {
+    let conn = head.connector.open(Role::Indexer).await?;
     // The answer to an earlier COMMIT may have been lost.
-    let phase = format!("SELECT phase FROM pgrecast.migration WHERE id = {}", context.id);
+    let phase = format!("SELECT phase FROM pgrecast.migration WHERE id = {}", head.id);
     if conn.scalar("look for phase", &phase).await?.as_deref() == Some(Phase::CatchUp.word()) {
         return Ok(());
     }
     conn.batch("give build memory", BUILD_MEMORY).await?;
     conn.batch("begin attach", "BEGIN").await?;
-    for build in all.iter().filter(|b| !b.attach.is_empty()) {
+    let attached = all.iter().flat_map(|(context, builds)| builds.iter().map(move |build| (context, build)));
+    for (context, build) in attached.filter(|(_, b)| !b.attach.is_empty()) {
         if let Err(e) = conn.batch("attach index", &build.attach.join(";\n")).await {
             conn.batch("roll back attach", "ROLLBACK").await?;
             return Err(match is_duplicate(&e) {
@@ -175,7 +183,7 @@ async fn attach_once(context: &Context, all: &[Build]) -> Result<(), Failure> {
             });
         }
     }
-    let next = Store::set_phase_sql(context.id, Phase::Index, Phase::CatchUp);
+    let next = Store::set_phase_sql(head.id, Phase::Index, Phase::CatchUp);
     Ok(conn.batch("commit attach", &format!("{next}; COMMIT")).await?)
 }
 
@@ -183,15 +191,11 @@ fn is_duplicate(error: &Error) -> bool {
     error.is(&SqlState::UNIQUE_VIOLATION) || error.is(&SqlState::EXCLUSION_VIOLATION)
 }
 
-async fn worker(
-    context: Arc<Context>,
-    queue: Arc<std::sync::Mutex<Vec<Build>>>,
-    throttle: Throttle,
-) -> Result<(), Failure> {
+async fn worker(queue: Arc<Queue>, throttle: Throttle) -> Result<(), Failure> {
     let mut retry = Retry::new();
     let mut kept = None;
     let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-    while let Some(build) = next() {
+    while let Some((context, build)) = next() {
         throttle.pass().await;
         loop {
             let conn = match kept.take() {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::context::Context;
+use crate::context::{Context, Group};
 use crate::drift;
 use crate::error::Failure;
 use crate::finish;
@@ -26,34 +26,48 @@ use crate::state::{Phase, Store};
 pub const WAIT_FOR_TRANSACTIONS: Duration = Duration::from_secs(300);
 
 /// Prepares, unless an earlier run has.
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub async fn run(group: &Group) -> Result<(), Failure> {
+    let context = &group.head;
     let conn = context.connector.open(Role::Control).await?;
-    finish::remove_ours(context, &conn).await?;
-    conn.batch("create shadow", &create_shadow(&context.plan, &context.names, context.facts.version)).await?;
-    publish(context, &conn).await?;
+    for table in group.tables() {
+        finish::remove_ours(table, &conn).await?;
+    }
+    for table in group.tables() {
+        conn.batch("create shadow", &create_shadow(&table.plan, &table.names, table.facts.version)).await?;
+    }
+    publish(group, &conn).await?;
     let x0 = conn
         .scalar("read X0", "SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text")
         .await?
         .ok_or_else(|| Failure::failed("the server gave no snapshot"))?;
     create_slot(context, &conn, context.slot()).await?;
-    settle(context, &conn).await?;
-    let mut leaves = String::new();
+    settle(group, &conn).await?;
+    let mut measured = String::new();
+    for table in group.tables() {
+        measured.push_str(&measure(table, &conn, &x0).await?);
+    }
+    let slot = slot::begin_sql(context, &context.slot());
+    let phase = Store::set_phase_sql(context.id, Phase::Prepare, Phase::Copy);
+    Ok(conn.batch("commit prepare", &format!("BEGIN; {measured}{slot}{phase}; COMMIT")).await?)
+}
+
+/// The statements that note what of a table is to be copied, and since when its rows are possibly new.
+async fn measure(context: &Context, conn: &Conn, x0: &str) -> Result<String, Failure> {
+    let id = context.id;
+    let mut sql = format!("DELETE FROM pgrecast.leaf WHERE migration = {id}; ");
     for leaf in context.plan.leaves() {
-        let (id, oid) = (context.id, leaf.shape.oid);
-        let filenode = drift::read(&conn, leaf.shape).await?.filenode;
-        leaves.push_str(&format!(
+        let oid = leaf.shape.oid;
+        let filenode = drift::read(conn, leaf.shape).await?.filenode;
+        sql.push_str(&format!(
             "INSERT INTO pgrecast.leaf (migration, relation, filenode, blocks) SELECT {id}, {oid}, {filenode}, \
              pg_relation_size({oid}) / current_setting('block_size')::int8; "
         ));
     }
-    let slot = slot::begin_sql(context, &context.slot());
-    let sql = format!(
-        "BEGIN; DELETE FROM pgrecast.leaf WHERE migration = {0}; {leaves}{slot}UPDATE pgrecast.migration SET x0 = '{x0}', \
-         blocks = (SELECT coalesce(sum(blocks), 0) FROM pgrecast.leaf WHERE migration = {0}) WHERE id = {0}; {1}; COMMIT",
-        context.id,
-        Store::set_phase_sql(context.id, Phase::Prepare, Phase::Copy)
-    );
-    Ok(conn.batch("commit prepare", &sql).await?)
+    sql.push_str(&format!(
+        "UPDATE pgrecast.migration SET x0 = '{x0}', \
+         blocks = (SELECT coalesce(sum(blocks), 0) FROM pgrecast.leaf WHERE migration = {id}) WHERE id = {id}; "
+    ));
+    Ok(sql)
 }
 
 /// The sequences that the shadow gets of its own: identity columns, and serial columns that the clauses add. On the way
@@ -132,9 +146,9 @@ fn create_one(plan: &Plan, names: &Names, version: u32) -> Vec<String> {
     steps
 }
 
-/// The statement that publishes the source's keys.
-pub fn publication_sql(plan: &Plan, names: &Names, version: u32) -> String {
-    let tables = published(plan, version);
+/// The statement that publishes the keys of all sources.
+pub fn publication_sql<'a>(plans: impl Iterator<Item = &'a Plan>, names: &Names, version: u32) -> String {
+    let tables: Vec<String> = plans.flat_map(|plan| published(plan, version)).collect();
     let of = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
     format!("CREATE PUBLICATION {}{of} {}", Ident(&names.publication()), how(version))
 }
@@ -202,10 +216,13 @@ pub fn identity_sql(plan: &Plan) -> Vec<String> {
 }
 
 /// Identity and publication in one transaction: the table is never published without an identity (rule 12).
-async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
-    let identity: String = identity_sql(&context.plan).into_iter().map(|sql| sql + "; ").collect();
-    let publication = publication_sql(&context.plan, &context.names, context.facts.version);
-    let past_vacuum = context.past_vacuum(context.plan.whole_source(), context.connector.lock_timeout());
+async fn publish(group: &Group, conn: &Conn) -> Result<(), Failure> {
+    let context = &group.head;
+    let plans = || group.tables().map(|table| &*table.plan);
+    let identity: String = plans().flat_map(identity_sql).map(|sql| sql + "; ").collect();
+    let publication = publication_sql(plans(), &context.names, context.facts.version);
+    let sources = plans().map(Plan::whole_source).collect::<Vec<_>>().join(", ");
+    let past_vacuum = context.past_vacuum(sources, context.connector.lock_timeout());
     let keep = published::keep_sql(context.id, &context.names.publication());
     let sql = format!("BEGIN; {past_vacuum}; {identity}{publication}; {keep}; COMMIT");
     let begun = Instant::now();
@@ -217,7 +234,7 @@ async fn publish(context: &Context, conn: &Conn) -> Result<(), Failure> {
                 if e.verdict() == crate::pg::Verdict::Stop || begun.elapsed() > WAIT_FOR_TRANSACTIONS {
                     return Err(e.into());
                 }
-                let holders = holders(conn, context, &[]).await?;
+                let holders = holders(conn, context, &group.other_oids()).await?;
                 context.reporter.say(Event::Waiting { on: format!("a lock on the table, held by {holders}") });
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -276,7 +293,8 @@ SELECT string_agg(who, '; ') FROM (
     LIMIT 8) AS open";
 
 /// Rule 2: waits for every transaction that holds a write lock on the source now.
-async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
+async fn settle(group: &Group, conn: &Conn) -> Result<(), Failure> {
+    let (context, others) = (&group.head, group.other_oids());
     const WRITERS: &str = "SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND granted \
         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
         AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AND pid IS DISTINCT FROM pg_backend_pid() AND relation IN ";
@@ -284,19 +302,19 @@ async fn settle(context: &Context, conn: &Conn) -> Result<(), Failure> {
         let rows = conn.simple("find writers of source", &sql).await?;
         Ok::<Vec<String>, Failure>(rows.into_iter().filter_map(|r| r.into_iter().next().flatten()).collect())
     };
-    let sql = format!("{WRITERS}({})", context.plan.oids());
+    let sql = format!("{WRITERS}({})", group.oids());
     let mut before = list(sql.clone()).await?;
     let begun = Instant::now();
     let mut said = false;
     while !before.is_empty() {
         if begun.elapsed() > WAIT_FOR_TRANSACTIONS {
             return Err(Failure::failed("transactions that write to the table did not end in time")
-                .detail(format!("They are {}.", holders(conn, context, &[]).await?))
+                .detail(format!("They are {}.", holders(conn, context, &others).await?))
                 .hint("End them, then run the same command again."));
         }
         if begun.elapsed() > Duration::from_secs(1) && !said {
             said = true;
-            let on = format!("transactions that write to the table: {}", holders(conn, context, &[]).await?);
+            let on = format!("transactions that write to the table: {}", holders(conn, context, &others).await?);
             context.reporter.say(Event::Waiting { on });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

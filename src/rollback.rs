@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::cli::MigrateOptions;
 use crate::compare;
-use crate::context::Context;
+use crate::context::Group;
 use crate::cutover::{self, Figures};
 use crate::error::{Exit, Failure};
 use crate::finish;
+use crate::follow::failed_any;
 use crate::keep::{self, Following};
 use crate::monitor::Board;
 use crate::pg::Role;
@@ -17,15 +18,15 @@ use crate::retry::past_locks;
 use crate::slot;
 use crate::state;
 use crate::statistics;
-use crate::ties::Ties;
+use crate::ties::{Ties, tied_to_several};
 
 /// Swaps back, from wherever an earlier try was left.
 ///
 /// # Errors
 /// Exit 3 where something made since cannot be carried back; exit 1 where rows do not fit the old table, all named; exit 5
 /// where the lock was not to be had. The old table is kept in step by whoever runs `resume` then.
-pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option<Figures>, Failure> {
-    let migration = back.store.get(back.id).await?;
+pub async fn run(back: &Group, options: &MigrateOptions) -> Result<Option<Figures>, Failure> {
+    let migration = back.head.store.get(back.head.id).await?;
     if let Some(migration) = &migration {
         compare::allows(migration)?;
     }
@@ -37,32 +38,39 @@ pub async fn run(back: &Arc<Context>, options: &MigrateOptions) -> Result<Option
     Ok(figures)
 }
 
-async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, Failure> {
+async fn swap(back: &Group, options: &MigrateOptions) -> Result<Figures, Failure> {
     past_locks(async || judge(back).await).await?;
-    finish::end_former_run(back).await?;
+    for table in back.tables() {
+        finish::end_former_run(table).await?;
+    }
+    let head = &back.head;
     let following = Following::start(back, options, &Arc::new(Board::new((0, 0), options))).await?;
+    let followers = following.followers();
     let swapped = async {
-        if let Some(failure) = cutover::unfit(back, &following.follower) {
+        if let Some(failure) = following.unfit() {
             return Err(failure);
         }
-        back.reporter.say(Event::PhaseBegan { phase: Phase::Ready });
-        let conn = back.connector.open(Role::Indexer).await?;
-        back.make_statistics(&conn, &back.ties(&conn).await?).await?;
-        statistics::gather(back, false).await?;
-        back.reporter.say(Event::PhaseBegan { phase: Phase::CutOver });
-        cutover::run(back, &following.follower, &options.cutover, &following.fingerprint.columns, None).await
+        head.reporter.say(Event::PhaseBegan { phase: Phase::Ready });
+        let conn = head.connector.open(Role::Indexer).await?;
+        for table in back.tables() {
+            table.make_statistics(&conn, &table.ties(&conn).await?).await?;
+            statistics::gather(table, false).await?;
+        }
+        head.reporter.say(Event::PhaseBegan { phase: Phase::CutOver });
+        cutover::run(&following.parties(), &options.cutover, None).await
     };
     let swapped = tokio::select! {
         swapped = swapped => swapped,
-        failure = following.follower.failed() => Err(failure),
+        failure = failed_any(followers.clone()) => Err(failure),
     };
+    drop(followers);
     let stopped = following.stop().await;
-    let figures = swapped.map_err(|failure| not_swapped(failure, back.id))?;
+    let figures = swapped.map_err(|failure| not_swapped(failure, head.id))?;
     // Nothing follows the new table any more, so what its follower has left to say does not matter.
     if let Err(e) = stopped {
         tracing::info!(error = %e, "the follower of the new table ended");
     }
-    back.reporter.say(Event::CutOver {
+    head.reporter.say(Event::CutOver {
         lock_wait: figures.lock_wait.as_secs_f64(),
         write_blocked: figures.write_blocked.as_secs_f64(),
         final_keys: figures.final_keys,
@@ -70,12 +78,21 @@ async fn swap(back: &Arc<Context>, options: &MigrateOptions) -> Result<Figures, 
     Ok(figures)
 }
 
-/// Whether all that hangs on the new table can be carried back.
-async fn judge(back: &Context) -> Result<(), Failure> {
-    let planner = back.connector.open(Role::Planner).await?;
-    let ties =
-        Ties::read(back.store.conn(), back.plan.source.oid, &back.names.publication(), back.facts.version).await?;
-    preflight::refusal(ties.findings(&planner, &back.plan, back.facts.version).await?)
+/// Whether all that hangs on the new tables can be carried back.
+async fn judge(back: &Group) -> Result<(), Failure> {
+    let head = &back.head;
+    let planner = head.connector.open(Role::Planner).await?;
+    let (mut all, mut found) = (Vec::new(), Vec::new());
+    for table in back.tables() {
+        let oid = table.plan.source.oid;
+        all.push(Ties::read(head.store.conn(), oid, &table.names.publication(), table.facts.version).await?);
+    }
+    for (table, ties) in back.tables().zip(&all) {
+        let among: Vec<u32> = back.tables().map(|table| table.plan.source.oid).collect();
+        found.extend(ties.outside(&among).findings(&planner, &table.plan, table.facts.version).await?);
+    }
+    found.extend(tied_to_several(&all));
+    preflight::refusal(found)
 }
 
 /// What a rollback that did not come to its end leaves, and what keeps the old table in step again.
@@ -89,14 +106,17 @@ fn not_swapped(failure: Failure, id: i32) -> Failure {
     failure.hint(hint)
 }
 
-/// After the swap back only the new table and the control row stay.
-pub async fn clean_up(back: &Context) -> Result<(), Failure> {
-    let phase = back.store.get(back.id).await?.map(|m| m.phase);
+/// After the swap back only the new tables and the control rows stay.
+pub async fn clean_up(back: &Group) -> Result<(), Failure> {
+    let head = &back.head;
+    let phase = head.store.get(head.id).await?.map(|m| m.phase);
     if phase != Some(state::Phase::SwappedBack) {
         return Ok(());
     }
-    let conn = back.connector.open(Role::Control).await?;
-    finish::complete_keys(back, &conn).await?;
-    slot::hand_on(back, &conn).await?;
+    let conn = head.connector.open(Role::Control).await?;
+    for table in back.tables() {
+        finish::complete_keys(table, &conn).await?;
+    }
+    slot::hand_on(head, &conn).await?;
     keep::end(back, state::Phase::SwappedBack, state::Phase::RolledBack).await
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use self::work::Work;
 use crate::cli::{MigrateOptions, Outside};
 use crate::compare;
-use crate::context::Context;
+use crate::context::{Context, Group};
 use crate::drift;
 use crate::error::{Exit, Failure};
+use crate::follow::{failed_any, stop_all};
 use crate::monitor::{Board, closed_failure};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
@@ -30,8 +31,8 @@ pub enum Until {
 
 /// A run of a migration from wherever it stands.
 pub struct Run {
-    /// The migration.
-    pub context: Arc<Context>,
+    /// The migration: its table, and others that go with it.
+    pub group: Group,
     /// Its options.
     pub options: MigrateOptions,
     /// What the report will say.
@@ -42,8 +43,8 @@ pub struct Run {
 
 impl Run {
     /// A run that begins now.
-    pub fn new(context: Arc<Context>, options: MigrateOptions, until: Until, report: Report) -> Self {
-        Run { context, options, report, until, begun: Instant::now() }
+    pub fn new(group: Group, options: MigrateOptions, until: Until, report: Report) -> Self {
+        Run { group, options, report, until, begun: Instant::now() }
     }
 
     /// From the phase the control row names to the end, or to a clean stop.
@@ -51,7 +52,7 @@ impl Run {
         let wal = self.wal_position().await?;
         let outcome = self.phases(migration).await;
         self.report.seconds.total = Some(self.begun.elapsed().as_secs_f64());
-        if let Ok(Some(migration)) = self.context.store.get(self.context.id).await {
+        if let Ok(Some(migration)) = self.group.head.store.get(self.group.head.id).await {
             self.report.unconverted = unconverted::figures(&migration.plan);
         }
         if let Ok(now) = self.wal_position().await {
@@ -67,10 +68,10 @@ impl Run {
         let stopped = stop_request(self.options.max_runtime);
         let mut stopped = std::pin::pin!(stopped);
         // What was asked of an earlier run was not carried out, or there would be no migration.
-        self.context.store.ask_to_end(self.context.id, None).await?;
+        self.group.head.store.ask_to_end(self.group.head.id, None).await?;
         if migration.phase == state::Phase::Prepare {
             self.wait_for_window(&mut stopped).await?;
-            let prepared = self.timed(Phase::Prepare, prepare::run(&self.context), &mut stopped).await;
+            let prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut stopped).await;
             let seconds = match prepared {
                 Err(failure) if failure.exit == Exit::Failed => return Err(self.undo(failure).await),
                 other => other?,
@@ -79,7 +80,7 @@ impl Run {
             migration = self.again().await?;
         }
         while migration.phase.is_before_swap() {
-            finish::end_former_run(&self.context).await?;
+            self.end_former_run().await?;
             migration = self.again().await?;
             if !migration.phase.is_before_swap() {
                 break;
@@ -95,6 +96,13 @@ impl Run {
         self.keep(&mut stopped).await
     }
 
+    async fn end_former_run(&self) -> Result<(), Failure> {
+        for table in self.group.tables() {
+            finish::end_former_run(table).await?;
+        }
+        Ok(())
+    }
+
     /// Nothing is begun outside the windows.
     async fn wait_for_window(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
         let opens = async {
@@ -107,7 +115,7 @@ impl Run {
                 if !said {
                     said = true;
                     let on = format!("the window, which opens {}", window::by_clock(&hours.windows, opens));
-                    self.context.reporter.say(Event::Waiting { on });
+                    self.group.head.reporter.say(Event::Waiting { on });
                 }
                 tokio::time::sleep(compare::EVERY).await;
             }
@@ -116,20 +124,20 @@ impl Run {
         tokio::select! {
             opened = opens => opened,
             why = stopped => Err(why),
-            failure = lease_lost(&self.context) => Err(failure),
+            failure = lease_lost(&self.group.head) => Err(failure),
         }
     }
 
     /// Makes the partition that a row wants which has none, so that the run can go on; any other failure is the end.
     async fn make_room(&mut self, failure: Failure) -> Result<Migration, Failure> {
         let Some(place) = failure.unplaced.clone() else { return Err(failure) };
-        finish::end_former_run(&self.context).await?;
+        self.end_former_run().await?;
         let migration = self.again().await?;
         if !migration.phase.is_before_swap() {
             return Ok(migration);
         }
-        let Some(plan) = extend::run(&self.context, &migration, &place).await? else { return Err(failure) };
-        self.context = Arc::new(Context { plan: Arc::new(plan), ..Context::clone(&self.context) });
+        let Some(plan) = extend::run(&self.group.head, &migration, &place).await? else { return Err(failure) };
+        self.group.head = Arc::new(Context { plan: Arc::new(plan), ..Context::clone(&self.group.head) });
         self.again().await
     }
 
@@ -139,7 +147,7 @@ impl Run {
         if !matches!(migration.phase, state::Phase::Keep | state::Phase::SwappedBack | state::Phase::NoWayBack) {
             return Ok(());
         }
-        let back = keep::way_back(&self.context, &migration)?;
+        let back = keep::way_back(&self.group, &migration)?;
         match migration.phase {
             state::Phase::SwappedBack => return rollback::clean_up(&back).await,
             state::Phase::NoWayBack => {
@@ -148,7 +156,7 @@ impl Run {
             }
             _ => {}
         }
-        self.context.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
+        self.group.head.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
         let begun = Instant::now();
         let board = Arc::new(Board::new((0, 0), &self.options));
         let work = async {
@@ -160,7 +168,7 @@ impl Run {
         let ended = tokio::select! {
             ended = work => ended,
             why = stopped => Err(why),
-            failure = lease_lost(&self.context) => Err(failure),
+            failure = lease_lost(&self.group.head) => Err(failure),
         };
         if self.until == Until::Compared {
             self.report.seconds.verify = Some(begun.elapsed().as_secs_f64());
@@ -172,9 +180,11 @@ impl Run {
     /// Nothing of worth is made before the copy: a run that cannot prepare leaves nothing behind.
     async fn undo(&self, failure: Failure) -> Failure {
         let removed = async {
-            let conn = self.context.connector.open(Role::Control).await?;
-            finish::remove_ours(&self.context, &conn).await?;
-            self.context.store.forget(self.context.id).await
+            let conn = self.group.head.connector.open(Role::Control).await?;
+            for table in self.group.tables() {
+                finish::remove_ours(table, &conn).await?;
+            }
+            self.group.head.store.forget(self.group.head.id).await
         };
         if let Err(e) = removed.await {
             tracing::warn!(error = %e, "what was prepared could not be removed");
@@ -190,19 +200,19 @@ impl Run {
         stopped: &mut (impl Future<Output = Failure> + Unpin),
     ) -> Result<f64, Failure> {
         let begun = Instant::now();
-        self.context.reporter.say(Event::PhaseBegan { phase });
+        self.group.head.reporter.say(Event::PhaseBegan { phase });
         tokio::select! {
             done = work => done?,
             why = stopped => return Err(why),
-            failure = lease_lost(&self.context) => return Err(failure),
+            failure = lease_lost(&self.group.head) => return Err(failure),
         }
         let seconds = begun.elapsed().as_secs_f64();
-        self.context.reporter.say(Event::PhaseEnded { phase, seconds });
+        self.group.head.reporter.say(Event::PhaseEnded { phase, seconds });
         Ok(seconds)
     }
 
     async fn again(&self) -> Result<Migration, Failure> {
-        self.context.store.get_again(self.context.id).await
+        self.group.head.store.get_again(self.group.head.id).await
     }
 
     /// Everything between prepare and the swap, with the follower and the monitor beside it.
@@ -213,12 +223,13 @@ impl Run {
     ) -> Result<(), Failure> {
         let (work, monitor) = Work::begin(self, migration).await?;
         let monitor = tokio::spawn(monitor.run());
+        let followers = work.followers();
         let outcome = tokio::select! {
             done = work.all() => done,
-            failure = work.follower.failed() => Err(failure),
+            failure = failed_any(followers.clone()) => Err(failure),
             why = &mut *stopped => Err(why),
             why = work.board.left() => Err(why),
-            failure = lease_lost(&work.context) => Err(failure),
+            failure = lease_lost(&work.group.head) => Err(failure),
         };
         monitor.abort();
         let outcome = match outcome {
@@ -229,27 +240,30 @@ impl Run {
         let left = match (&outcome, self.until) {
             // Nothing follows the old table any more.
             (Ok(()), Until::Swapped) => Ok(()),
-            (Ok(()), Until::Compared) | (Err(_), _) => work.follower.stop().await,
+            (Ok(()), Until::Compared) | (Err(_), _) => stop_all(&followers).await,
         };
         outcome.and(left)
     }
 
     /// A statement of ours that fails because somebody changed the table says so (rule 11), whatever it was.
     async fn explained(&self, failure: Failure) -> Failure {
-        let context = &self.context;
+        let context = &self.group.head;
         match context.store.get(context.id).await {
             Ok(Some(migration)) if migration.phase.is_before_swap() => {}
             _ => return failure,
         }
-        match drift::check(context.store.conn(), &context.plan).await {
-            Err(drifted) if drifted.source.is_none() => drifted,
-            Ok(()) | Err(_) => failure,
+        for table in self.group.tables() {
+            match drift::check(context.store.conn(), &table.plan).await {
+                Err(drifted) if drifted.source.is_none() => return drifted,
+                Ok(()) | Err(_) => {}
+            }
         }
+        failure
     }
 
     /// After the swap only the old table and the control row stay.
     async fn clean_up(&self) -> Result<(), Failure> {
-        let context = &self.context;
+        let context = &self.group.head;
         let migration = self.again().await?;
         let conn = context.connector.open(Role::Control).await?;
         if migration.phase != state::Phase::Swapped {
@@ -257,21 +271,16 @@ impl Run {
         }
         slot::hand_on(context, &conn).await?;
         finish::drop_stream(context, &conn).await?;
-        finish::drop_tables(context, &conn).await?;
-        finish::restore_autovacuum(context, &conn).await?;
-        finish::complete_keys(context, &conn).await?;
-        unconverted::settle(context, &conn, &migration).await?;
-        for (plan, names) in context.plan.with_parts(&context.names) {
-            for holder in plan.holders(&names).iter().filter(|_| plan.key.needs_helper_index) {
-                let helper = holder.target.name.sibling(holder.helper_index().name);
-                finish::patiently(&conn, "drop helper index", &format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}"))
-                    .await?;
-            }
+        for table in self.group.tables() {
+            clean_up_table(table, &conn).await?;
         }
+        unconverted::settle(context, &conn, &migration).await?;
         match migration.plan.back {
-            Some(_) => keep::begin(context, &self.again().await?).await,
+            Some(_) => keep::begin(&self.group, &self.again().await?).await,
             None => {
-                finish::drop_functions(&conn, &context.names).await?;
+                for table in self.group.tables() {
+                    finish::drop_functions(&conn, &table.names).await?;
+                }
                 context.store.set_phase(context.id, state::Phase::Swapped, state::Phase::Complete).await
             }
         }
@@ -279,21 +288,36 @@ impl Run {
 
     /// A standby may have been promoted before it heard that a slot was dropped.
     async fn drop_synchronized(&self, migration: &Migration, conn: &Conn) -> Result<(), Failure> {
-        if !self.context.failover {
+        if !self.group.head.failover {
             return Ok(());
         }
-        finish::drop_stream(&self.context, conn).await?;
+        finish::drop_stream(&self.group.head, conn).await?;
         match migration.phase.is_last() {
-            true => finish::drop_way_back(&self.context, conn).await,
+            true => finish::drop_way_back(&self.group.head, conn).await,
             false => Ok(()),
         }
     }
 
     async fn wal_position(&self) -> Result<u64, Failure> {
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8::text";
-        let text = self.context.store.conn().scalar("read WAL position", sql).await?;
+        let text = self.group.head.store.conn().scalar("read WAL position", sql).await?;
         Ok(text.and_then(|t| t.parse().ok()).unwrap_or(0))
     }
+}
+
+/// What belongs to one of the tables that were swapped.
+async fn clean_up_table(table: &Context, conn: &Conn) -> Result<(), Failure> {
+    finish::drop_tables(table, conn).await?;
+    finish::restore_autovacuum(table, conn).await?;
+    finish::complete_keys(table, conn).await?;
+    for (plan, names) in table.plan.with_parts(&table.names) {
+        for holder in plan.holders(&names).iter().filter(|_| plan.key.needs_helper_index) {
+            let helper = holder.target.name.sibling(holder.helper_index().name);
+            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {helper}");
+            finish::patiently(conn, "drop helper index", &drop).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The lease goes with its connection: another runner may take over, so this one stops.

@@ -37,7 +37,7 @@ async fn show(opened: &Opened, all: Vec<Migration>, format: Format) -> Result<()
             id: i64::from(m.id),
             phase: m.phase.word().to_owned(),
             started: m.started_at.parse().map_err(|e| Failure::failed(format!("migration {}: {e}", m.id)))?,
-            rows: u64::try_from(m.rows_copied).ok(),
+            rows: u64::try_from(m.tables().map(|table| table.rows_copied).sum::<i64>()).ok(),
             note: match unconverted::note(opened.store.conn(), &m).await? {
                 Some(more) => format!("{}; {more}", note(&m, running, progress.as_ref())),
                 None => note(&m, running, progress.as_ref()),
@@ -79,7 +79,11 @@ fn note(m: &Migration, running: bool, progress: Option<&Progress>) -> String {
     match (m.phase, running) {
         (_, true) => progress.map_or_else(|| "running".to_owned(), at_work),
         (Phase::Complete, false) => {
-            format!("old table {} stays until pgrecast finish {}", m.old_table.as_deref().unwrap_or("(unknown)"), m.id)
+            format!(
+                "old table {} stays until pgrecast finish {}",
+                m.old_tables().unwrap_or_else(|| "(unknown)".to_owned()),
+                m.id
+            )
         }
         (Phase::Keep, false) => {
             format!(
@@ -91,7 +95,7 @@ fn note(m: &Migration, running: bool, progress: Option<&Progress>) -> String {
         (Phase::RolledBack, false) => {
             format!(
                 "rolled back; new table {} stays until pgrecast finish {}",
-                m.old_table.as_deref().unwrap_or("(unknown)"),
+                m.old_tables().unwrap_or_else(|| "(unknown)".to_owned()),
                 m.id
             )
         }

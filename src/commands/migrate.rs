@@ -5,10 +5,11 @@ use super::{close, report_of, reporter, steps};
 use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
 use crate::monitor::closed_failure;
+use crate::pg::Conn;
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
 use crate::plan::{build::plan, reverse::reverse, tree};
-use crate::preflight;
+use crate::preflight::{self, Finding};
 use crate::published::NO_WAY_BACK;
 use crate::report::{Event, Report, Reporter};
 use crate::run::{Run, Until, absolute};
@@ -19,19 +20,19 @@ use crate::ties::Ties;
 use crate::window::{self, Now};
 
 /// A migration as it was asked for, by whichever command.
-struct Wanted {
-    table: TableName,
-    spec: Spec,
+pub(super) struct Wanted {
+    pub(super) table: TableName,
+    pub(super) spec: Spec,
     /// The same in words.
-    text: String,
+    pub(super) text: String,
     /// What makes the command the same command: the table, the change, and what shapes the target.
-    request: serde_json::Value,
+    pub(super) request: serde_json::Value,
     /// How old columns come back from a new row.
-    reverse: Vec<(String, String)>,
-    dry_run: bool,
-    options: MigrateOptions,
-    connection: Connection,
-    output: Output,
+    pub(super) reverse: Vec<(String, String)>,
+    pub(super) dry_run: bool,
+    pub(super) options: MigrateOptions,
+    pub(super) connection: Connection,
+    pub(super) output: Output,
 }
 
 impl Wanted {
@@ -203,7 +204,7 @@ async fn migrate(
 }
 
 /// Everything before the first change: `None` where only the plan was asked for.
-async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Failure> {
+pub(super) async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Failure> {
     let opened = open(&wanted.connection, wanted.options.cutover.lock_timeout).await?;
     let planner = opened.planner().await?;
     let oid = preflight::find_table(&planner, wanted.table.schema.as_deref(), &wanted.table.name).await?;
@@ -213,9 +214,37 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
     refuse_hours(wanted)?;
     let found = preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?;
     preflight::refusal(found)?;
-    let settings = settings(&wanted.options);
-    check_settings(&opened, &settings).await?;
+    check_settings(&opened, &settings(&wanted.options)).await?;
     refuse_blind_throttle(&opened, &wanted.options)?;
+    let (plan, ties) = planned(&opened, &planner, oid, wanted).await?;
+    let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
+    found.extend(of_partitions(&opened, &plan).await?);
+    preflight::refusal(found)?;
+    if wanted.dry_run {
+        steps::show(&[(plan, ties)], &opened.facts, wanted.output.format, &wanted.options)?;
+        return Ok(None);
+    }
+    let source = plan.source.name.plain();
+    let new = NewMigration {
+        source_oid: oid,
+        source: &source,
+        request: &wanted.request,
+        options: &wanted.options,
+        plan: &plan,
+    };
+    let id = opened.store.register(&new, &[]).await?;
+    let migration = opened.store.get_again(id).await?;
+    Ok(Some((opened, migration, false)))
+}
+
+/// The plan for one table, and what is tied to it.
+pub(super) async fn planned(
+    opened: &Opened,
+    planner: &Conn,
+    oid: u32,
+    wanted: &Wanted,
+) -> Result<(Plan, Ties), Failure> {
+    let settings = settings(&wanted.options);
     let source = tree::tree(opened.store.conn(), oid).await?;
     let request = Request {
         spec: &wanted.spec,
@@ -231,33 +260,23 @@ async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, bool)>, Fai
         Spec::Split(spec) => ties.refuse_unknown(&source, &spec.left_off)?,
         Spec::Alter(_) => {}
     }
-    let mut plan: Plan = plan(&planner, source, &request, opened.facts.version).await?;
+    let mut plan: Plan = plan(planner, source, &request, opened.facts.version).await?;
     let ties = ties.for_target(&plan);
     if wanted.options.rollback_window.is_some() {
         preflight::refusal(ties.no_way_back(&plan))?;
-        plan.back = Some(Box::new(reverse(&planner, &plan, &wanted.reverse, opened.facts.version).await?));
+        plan.back = Some(Box::new(reverse(planner, &plan, &wanted.reverse, opened.facts.version).await?));
     }
-    let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
+    Ok((plan, ties))
+}
+
+/// What is tied to the partitions alone.
+async fn of_partitions(opened: &Opened, plan: &Plan) -> Result<Vec<Finding>, Failure> {
+    let mut found = Vec::new();
     for partition in &plan.partitions {
         let ties = Ties::read(opened.store.conn(), partition.branch.shape.oid, "", opened.facts.version).await?;
         found.extend(ties.of_partition(&partition.branch.shape.name));
     }
-    preflight::refusal(found)?;
-    if wanted.dry_run {
-        steps::show(&plan, &ties, &opened.facts, wanted.output.format, &wanted.options)?;
-        return Ok(None);
-    }
-    let source = plan.source.name.plain();
-    let new = NewMigration {
-        source_oid: oid,
-        source: &source,
-        request: &wanted.request,
-        options: &wanted.options,
-        plan: &plan,
-    };
-    let id = opened.store.register(&new).await?;
-    let migration = opened.store.get_again(id).await?;
-    Ok(Some((opened, migration, false)))
+    Ok(found)
 }
 
 /// A command that ended before there was a run writes its report all the same.
@@ -293,7 +312,7 @@ pub(super) struct How {
 }
 
 /// An unfinished migration of the same table: the same request goes on, another one is refused.
-async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> Result<Option<Migration>, Failure> {
+pub(super) async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> Result<Option<Migration>, Failure> {
     let all = opened.store.list().await?;
     // After the swap the name stands for the new table, whose oid is another one: it is found by the name.
     let same_name = |m: &Migration| {
@@ -301,9 +320,8 @@ async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> Result<Opti
             && m.plan.source.name.name == wanted.table.name
             && wanted.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
     };
-    let Some(found) = all.into_iter().filter(is_unfinished).find(|m| m.source_oid == oid || same_name(m)) else {
-        return Ok(None);
-    };
+    let is_it = |m: &Migration| m.tables().any(|table| table.source_oid == oid || same_name(table));
+    let Some(found) = all.into_iter().filter(is_unfinished).find(is_it) else { return Ok(None) };
     if found.request == wanted.request {
         if wanted.dry_run {
             return Err(Failure::refused(format!("migration {} does this already", found.id))
@@ -311,7 +329,8 @@ async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> Result<Opti
         }
         return Ok(Some(found));
     }
-    Err(Failure::refused(format!("table {} is being migrated already", found.source))
+    let table = found.tables().find(|table| table.source_oid == oid || same_name(table)).unwrap_or(&found);
+    Err(Failure::refused(format!("table {} is being migrated already", table.source))
         .detail(format!(
             "Migration {} is in phase {} and was begun with another change: {}",
             found.id, found.phase, found.plan.clauses
@@ -329,10 +348,11 @@ pub(super) async fn go(
     output: &Output,
 ) -> Result<(), Failure> {
     let report = report_of(&migration, how.command, &opened.facts);
-    let context = match opened.context(&migration, options.jobs, reporter.clone()).await {
-        Ok(context) => context,
+    let group = match opened.group(&migration, options.jobs, reporter.clone()).await {
+        Ok(group) => group,
         Err(failure) => return close(reporter, report, Err(failure), None, output.report.as_deref()),
     };
+    let context = group.head.clone();
     reporter.say(Event::Started {
         id: i64::from(migration.id),
         command: how.command.to_owned(),
@@ -345,14 +365,14 @@ pub(super) async fn go(
             "Replica lag is not to be seen by this role, so it holds nothing back: GRANT pg_read_all_stats lets it.";
         reporter.say(Event::Warning { text: text.to_owned() });
     }
-    let mut run = Run::new(context.clone(), options.clone(), how.until, report);
+    let mut run = Run::new(group, options.clone(), how.until, report);
     let outcome = async {
         context.store.keep_options(migration.id, &options).await?;
         run.go(context.store.get_again(migration.id).await?).await
     }
     .await;
     let (phase, old_table) = match context.store.get(migration.id).await {
-        Ok(Some(m)) => (Some(m.phase), m.old_table),
+        Ok(Some(m)) => (Some(m.phase), m.old_tables()),
         Ok(None) => (None, None),
         Err(_) => (Some(migration.phase), None),
     };
@@ -390,12 +410,12 @@ fn what_remains(failure: Failure, id: i32, phase: Option<Phase>) -> Failure {
     failure.hint(format!("{hint}{remains}"))
 }
 
-fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
+pub(super) fn settings(options: &MigrateOptions) -> Vec<(String, String)> {
     options.settings.iter().map(|s| (s.name.clone(), s.value.clone())).collect()
 }
 
 /// Nothing is begun outside the windows by a run that does not wait for them.
-fn refuse_hours(wanted: &Wanted) -> Result<(), Failure> {
+pub(super) fn refuse_hours(wanted: &Wanted) -> Result<(), Failure> {
     let hours = &wanted.options.hours;
     match window::at(&hours.windows, seams::now()) {
         Now::Closed { opens } if hours.outside == Outside::Exit && !wanted.dry_run => Err(closed_failure(opens, hours)),
@@ -415,7 +435,7 @@ pub(super) fn refuse_blind_throttle(opened: &Opened, options: &MigrateOptions) -
 }
 
 /// Settings of ours cannot be given, and a value the server refuses is said before anything else.
-async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Result<(), Failure> {
+pub(super) async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Result<(), Failure> {
     const OURS: &[&str] = &[
         "search_path",
         "row_security",
@@ -446,7 +466,7 @@ async fn check_settings(opened: &Opened, settings: &[(String, String)]) -> Resul
     Ok(())
 }
 
-fn make_absolute(options: &mut MigrateOptions) {
+pub(super) fn make_absolute(options: &mut MigrateOptions) {
     let cutover = &mut options.cutover;
     cutover.postpone_file = cutover.postpone_file.take().map(absolute);
     options.throttle.file = options.throttle.file.take().map(absolute);

@@ -11,10 +11,9 @@ mod steer;
 mod steps;
 mod verify;
 
-use std::sync::Arc;
-
 use crate::cli::Command;
 use crate::error::Failure;
+use crate::plan::types::Plan;
 use crate::preflight::ServerFacts;
 use crate::report::{Event, Format, Report, Reporter, Summary, peak_rss_bytes};
 use crate::state::Migration;
@@ -72,11 +71,7 @@ fn report_of(migration: &Migration, command: &str, facts: &ServerFacts) -> Repor
         id: Some(i64::from(migration.id)),
         command: command.to_owned(),
         source: Some(migration.source.clone()),
-        targets: std::iter::once(&migration.plan.target)
-            .chain(migration.plan.parts.iter().map(|part| &part.target))
-            .chain(migration.plan.lookups.iter().map(|lookup| &lookup.target))
-            .map(|table| table.name.plain())
-            .collect(),
+        targets: migration.tables().flat_map(|table| targets(&table.plan)).collect(),
         server_version: Some(facts.version_text.clone()),
         unconverted: crate::unconverted::figures(&migration.plan),
         ..Report::default()
@@ -99,5 +94,11 @@ fn say(text: &str) {
     let _ = write!(std::io::stdout(), "{text}");
 }
 
-/// A plan shared between the phases.
-type SharedPlan = Arc<crate::plan::types::Plan>;
+/// The tables of a plan, under the names they have at the end.
+fn targets(plan: &Plan) -> Vec<String> {
+    std::iter::once(&plan.target)
+        .chain(plan.parts.iter().map(|part| &part.target))
+        .chain(plan.lookups.iter().map(|lookup| &lookup.target))
+        .map(|table| table.name.plain())
+        .collect()
+}

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::SharedPlan;
 use crate::cli::Connection;
-use crate::context::Context;
+use crate::context::{Context, Group};
 use crate::error::{Exit, Failure};
 use crate::pg::{Conn, Connector, Role, Target};
 use crate::plan::types::Names;
@@ -74,21 +73,27 @@ impl Opened {
         }
     }
 
-    /// Takes the lease and makes the context of a migration.
-    pub async fn context(self, migration: &Migration, jobs: u8, reporter: Reporter) -> Result<Arc<Context>, Failure> {
+    /// Takes the lease and makes the contexts of a migration's tables.
+    pub async fn group(self, migration: &Migration, jobs: u8, reporter: Reporter) -> Result<Group, Failure> {
         self.store.lease(migration.id).await?;
-        let plan: SharedPlan = Arc::new(migration.plan.clone());
-        Ok(Arc::new(Context {
+        let head = Context {
             id: migration.id,
-            connector: self.connector.with_settings(&plan.settings),
+            connector: self.connector.clone().with_settings(&migration.plan.settings),
             store: Arc::new(self.store),
             names: Names::new(migration.id),
-            plan,
+            plan: Arc::new(migration.plan.clone()),
             facts: self.facts,
             reporter,
             jobs,
             failover: migration.options.failover_slot,
-        }))
+        };
+        let beside = |other: &Migration| {
+            let names = Names::beside(other.id, head.id);
+            let connector = self.connector.clone().with_settings(&other.plan.settings);
+            Arc::new(Context { id: other.id, connector, names, plan: Arc::new(other.plan.clone()), ..head.clone() })
+        };
+        let others = migration.others.iter().map(beside).collect();
+        Ok(Group { head: Arc::new(head), others })
     }
 
     /// The same, taken over from whoever works on it.
@@ -101,7 +106,7 @@ impl Opened {
         ending: Ending,
         jobs: u8,
         reporter: Reporter,
-    ) -> Result<Arc<Context>, Failure> {
+    ) -> Result<Group, Failure> {
         let begun = Instant::now();
         while let Err(failure) = self.store.lease(migration.id).await {
             if failure.exit != Exit::Busy {
@@ -115,7 +120,7 @@ impl Opened {
             self.store.ask_to_end(migration.id, Some(ending)).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.context(migration, jobs, reporter).await
+        self.group(migration, jobs, reporter).await
     }
 
     /// A connection with the role's own search path.

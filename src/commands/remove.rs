@@ -18,22 +18,22 @@ pub async fn abort(typed: One) -> Result<(), Failure> {
         return Err(swapped(&migration));
     }
     let reporter = reporter(typed.format)?;
-    let context = opened.take_over(&migration, Ending::Abort, 1, reporter).await?;
+    let group = opened.take_over(&migration, Ending::Abort, 1, reporter).await?;
     // Whoever had the lease until now may have come to the swap first.
-    let migration = context.store.get_again(migration.id).await?;
+    let migration = group.head.store.get_again(migration.id).await?;
     if !migration.phase.is_before_swap() {
         return Err(swapped(&migration));
     }
-    finish::end_former_run(&context).await?;
-    let conn = context.connector.open(Role::Control).await?;
-    finish::remove_ours(&context, &conn).await?;
-    context.store.forget(migration.id).await?;
-    say(
-        typed.format,
-        "aborted",
-        migration.id,
-        &format!("aborted migration {}; {} is as it was", migration.id, migration.source),
-    );
+    let conn = group.head.connector.open(Role::Control).await?;
+    for table in group.tables() {
+        finish::end_former_run(table).await?;
+        finish::remove_ours(table, &conn).await?;
+    }
+    group.head.store.forget(migration.id).await?;
+    let sources: Vec<&str> = migration.tables().map(|table| table.source.as_str()).collect();
+    let as_before = if sources.len() == 1 { "is as it was" } else { "are as they were" };
+    let text = format!("aborted migration {}; {} {as_before}", migration.id, sources.join(", "));
+    say(typed.format, "aborted", migration.id, &text);
     Ok(())
 }
 
@@ -58,21 +58,28 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
         }
     }
     let reporter = reporter(typed.format)?;
-    let context = opened.take_over(&migration, Ending::Finish, 1, reporter).await?;
+    let group = opened.take_over(&migration, Ending::Finish, 1, reporter).await?;
+    let context = &group.head;
     let conn = context.connector.open(Role::Control).await?;
     // Whoever had the lease until now may have moved it on.
     let migration = context.store.get(migration.id).await?.unwrap_or(migration);
-    let gone = match (migration.phase, &migration.plan.back) {
-        (Phase::RolledBack, Some(back)) => back.source.oid,
-        (Phase::Complete | Phase::Keep | Phase::NoWayBack, _) => migration.source_oid,
-        _ => return Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
+    let gone = |table: &Migration| match (table.phase, &table.plan.back) {
+        (Phase::RolledBack, Some(back)) => Ok(back.source.oid),
+        (Phase::Complete | Phase::Keep | Phase::NoWayBack, _) => Ok(table.source_oid),
+        _ => Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
     };
+    let gone = migration.tables().map(gone).collect::<Result<Vec<u32>, _>>()?;
     // On a standby that was promoted in time the first slot may still be there.
-    finish::drop_stream(&context, &conn).await?;
-    finish::drop_way_back(&context, &conn).await?;
-    let old = finish::drop_by_oid(&context, &conn, gone).await?;
+    finish::drop_stream(context, &conn).await?;
+    for table in group.tables() {
+        finish::drop_way_back(table, &conn).await?;
+    }
+    let dropped = finish::drop_by_oid(&group, &conn, &gone).await?;
     context.store.forget(migration.id).await?;
-    let mut dropped = old.map_or_else(|| "the table was gone already".to_owned(), |t| format!("dropped {t}"));
+    let mut dropped = match dropped.is_empty() {
+        true => "the table was gone already".to_owned(),
+        false => format!("dropped {}", dropped.join(", ")),
+    };
     if let Some(kept) = migration.plan.guard.as_ref().and_then(|guard| guard.table.as_ref())
         && unconverted::is_there(&conn, kept).await?
     {

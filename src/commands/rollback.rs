@@ -38,23 +38,23 @@ pub async fn rollback(typed: Rollback) -> Result<(), Failure> {
     }
     let reporter = reporter(typed.output.format)?;
     let options = migration.options.clone();
-    let targets = vec![migration.plan.source.name.plain()];
+    let targets = migration.tables().map(|table| table.plan.source.name.plain()).collect();
     let mut report = Report { targets, ..report_of(&migration, "rollback", &opened.facts) };
     let begun = std::time::Instant::now();
     let outcome = async {
         let forth = opened.take_over(&migration, Ending::Rollback, options.jobs, reporter.clone()).await?;
         // What the one before was at when it let go.
-        let migration = forth.store.get_again(id).await?;
+        let migration = forth.head.store.get_again(id).await?;
         let back = keep::way_back(&forth, &migration)?;
         reporter.say(Event::Started {
             id: i64::from(id),
             command: "rollback".to_owned(),
             source: migration.source.clone(),
-            server_version: back.facts.version_text.clone(),
+            server_version: back.head.facts.version_text.clone(),
             resumed: migration.phase == Phase::SwappedBack,
         });
         let figures = rollback::run(&back, &options).await?;
-        Ok::<_, Failure>((figures, back.store.get(id).await?.and_then(|m| m.old_table)))
+        Ok::<_, Failure>((figures, back.head.store.get(id).await?.and_then(|m| m.old_tables())))
     };
     let (outcome, replaced) = match outcome.await {
         Ok((figures, replaced)) => {

@@ -1,23 +1,27 @@
 //! One attempt: one transaction.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lookout::Lookout;
 use super::order::Order;
-use super::{Acl, Options, Swap};
+use super::{Acl, Options, Party, Swap, flusher, followers, head, statements, together};
 use crate::context::Context;
 use crate::drift;
 use crate::error::Failure;
 use crate::fill;
 use crate::flush::{self, Flusher};
-use crate::follow::Follower;
+use crate::follow::{Follower, drain_all, hurry_all, settle_all};
 use crate::pg::{Conn, Error, Role, Verdict};
 use crate::plan::build::relation_names;
 use crate::plan::parts::misplaced;
-use crate::preflight;
+use crate::plan::shape::Shape;
+use crate::plan::types::Plan;
+use crate::preflight::{self, Finding};
 use crate::prepare;
 use crate::state::Phase;
-use crate::ties::{Carry, Ties};
+use crate::stream::Key;
+use crate::ties::{Carry, Ties, share, tied_to_several};
 
 /// Keys beyond which the flush under the lock would take too long.
 const MOST_KEYS: usize = 10_000;
@@ -46,31 +50,31 @@ pub(super) enum Outcome {
     Blocked(String),
 }
 
-/// Tries once. The flushers are at rest while the lock is asked for, since they read the source.
+/// Tries once. The flushers are at rest while the lock is asked for, since they read the sources.
 pub(super) async fn run(
-    context: &Context,
-    follower: &Follower,
+    parties: &[Party<'_>],
     options: &Options,
-    columns: &str,
     lock_wait: Duration,
     order: &mut Order,
     lookout: &mut Lookout<'_>,
 ) -> Result<Outcome, Failure> {
-    let begun = begin(context, options, columns, lock_wait).await;
-    let Begun { flusher, script, ties, pid } = match begun {
+    let (context, followers) = (head(parties)?, followers(parties));
+    let begun = match begin(parties, options, lock_wait).await {
         Ok(Ok(begun)) => begun,
         Ok(Err(why)) => return Ok(Outcome::Blocked(why)),
         Err(failure) if is_lost(&failure) => return Ok(Outcome::Blocked(failure.primary)),
         Err(failure) => return Err(failure),
     };
     // What is received by now is flushed at once; what comes while the flushers come to rest is left for the lock.
-    follower.hurry().await?;
-    follower.settle().await?;
-    follower.quiesce().await?;
+    hurry_all(&followers).await?;
+    settle_all(&followers).await?;
+    for follower in &followers {
+        follower.quiesce().await?;
+    }
     let in_the_way = lookout.moment(lock_wait.mul_f64(0.8)).await?;
     let outcome = match in_the_way {
         Some(who) => Err(Stop::Rolled(who)),
-        None => locked(context, follower, options, &flusher, &script, &ties, order).await,
+        None => locked(parties, options, &begun, order).await,
     };
     if outcome.is_err() {
         lookout.failed();
@@ -78,9 +82,9 @@ pub(super) async fn run(
     let outcome = match outcome {
         Ok(done) => Ok(Outcome::Done(done)),
         Err(Stop::Rolled(why)) => Ok(Outcome::Blocked(why)),
-        Err(Stop::Lost(begun, lock_wait, keys)) => {
-            after_lost_answer(context, &pid).await.map(|swapped| match swapped {
-                true => Outcome::Done(Done { lock_wait, write_blocked: begun.elapsed(), final_keys: keys }),
+        Err(Stop::Lost(since, lock_wait, keys)) => {
+            after_lost_answer(context, &begun.pid).await.map(|swapped| match swapped {
+                true => Outcome::Done(Done { lock_wait, write_blocked: since.elapsed(), final_keys: keys }),
                 false => Outcome::Blocked("a lost connection".to_owned()),
             })
         }
@@ -88,20 +92,24 @@ pub(super) async fn run(
     };
     if !matches!(outcome, Ok(Outcome::Done(_))) {
         // Before the flushers go on, the locks are gone: rolled back, or with their connection.
-        if let Err(e) = flusher.conn().batch("roll back cut-over", "ROLLBACK").await {
+        if let Err(e) = begun.conn.batch("roll back cut-over", "ROLLBACK").await {
             tracing::info!(error = %e, "the connection of the cut-over is gone");
         }
-        follower.go_on().await?;
+        for follower in &followers {
+            follower.go_on().await?;
+        }
     }
     outcome
 }
 
 /// An attempt with everything but the lock.
 struct Begun {
-    flusher: Flusher,
+    conn: Arc<Conn>,
+    /// The flush of each table.
+    flushers: Vec<Flusher>,
     script: Script,
-    /// What the grants and dependents were when the statements were made.
-    ties: Option<String>,
+    /// What the grants and dependents of each table were when the statements were made.
+    marks: Vec<Option<String>>,
     pid: String,
 }
 
@@ -109,65 +117,89 @@ struct Begun {
 struct Script {
     /// Locks, in the order in which the application's own statements are likely to take them.
     locks: Vec<String>,
-    /// What is locked besides the source.
+    /// What is locked besides the head's source.
     others: Vec<u32>,
     swap: String,
 }
 
 /// Reads what the swap rests on, and opens its transaction; or says who is in the way.
 async fn begin(
-    context: &Context,
+    parties: &[Party<'_>],
     options: &Options,
-    columns: &str,
     lock_wait: Duration,
 ) -> Result<Result<Begun, String>, Failure> {
-    let flusher = super::open(context, columns).await?;
-    let Some((ties, bonds)) = filled(context, flusher.conn()).await? else {
-        return Ok(Err("materialized views that are refreshed all the time".to_owned()));
-    };
-    let members = context.plan.members(&context.names);
-    let mut acls = Vec::new();
-    for member in &members {
-        acls.push(Acl::read(flusher.conn(), member).await?);
+    let context = head(parties)?;
+    let conn = Arc::new(context.connector.open(Role::Cutover).await?);
+    let (mut flushers, mut marks, mut bonds, mut acls) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for party in parties {
+        flushers.push(flusher(&conn, party).await?);
+        let Some((mark, ties)) = filled(party.context, &conn).await? else {
+            return Ok(Err("materialized views that are refreshed all the time".to_owned()));
+        };
+        marks.push(mark);
+        bonds.push(ties);
+        acls.push(acls_of(party.context, &conn).await?);
     }
+    let plans: Vec<&Plan> = parties.iter().map(|party| &*party.context.plan).collect();
+    let mut shared = bonds.clone();
+    share(&mut shared, &plans);
+    let carries: Vec<Carry<'_>> = parties.iter().zip(&shared).map(|(party, ties)| party.context.carry(ties)).collect();
     let mut part_acls = Vec::new();
-    for (plan, names) in context.plan.beside(&context.names) {
-        for member in plan.members(&names) {
-            part_acls.push(Acl::read(flusher.conn(), &member).await?);
+    let mut schemas: Vec<String> = Vec::new();
+    for Context { plan, names, .. } in parties.iter().map(|party| party.context) {
+        let mut of_parts = Vec::new();
+        for (part, names) in plan.beside(names) {
+            for member in part.members(&names) {
+                of_parts.push(Acl::read(&conn, &member).await?);
+            }
         }
+        part_acls.push(of_parts);
+        let targets = plan.members(names).into_iter().map(|member| member.target).collect::<Vec<_>>();
+        schemas.extend(targets.into_iter().chain(plan.sources()).map(|shape| shape.name.schema.clone()));
     }
-    let targets = members.iter().map(|member| member.target);
-    let schemas = targets.chain(context.plan.sources()).map(|shape| shape.name.schema.as_str());
-    let taken = relation_names(flusher.conn(), schemas).await?;
-    let carry = context.carry(&bonds);
-    let swap = Swap {
-        id: context.id,
-        plan: &context.plan,
-        names: &context.names,
-        taken: &taken,
-        acls: &acls,
-        part_acls: &part_acls,
-        carry,
-        role: &context.facts.role,
-        version: context.facts.version,
-    };
-    let locks = carry.locks();
+    let mut taken = relation_names(&conn, schemas.iter().map(String::as_str)).await?;
+    let mut swaps = Vec::new();
+    for (((party, acls), part_acls), carry) in parties.iter().zip(&acls).zip(&part_acls).zip(&carries) {
+        let Context { id, plan, names, facts, .. } = party.context;
+        let (role, version) = (&facts.role, facts.version);
+        let swap = Swap { id: *id, plan, names, taken: taken.clone(), acls, part_acls, carry: *carry, role, version };
+        taken.extend(swap.given_names());
+        swaps.push(swap);
+    }
+    let locks = together::locks(&carries);
     // Where several are asked for, a circle of waits must end by our timeout, not by the server's choice of a victim.
     let lock_wait = match locks.len() {
         1 => lock_wait,
         _ => lock_wait.min(Duration::from_millis(context.facts.deadlock_timeout_ms / 2)),
     };
-    let script = Script { locks, others: carry.locked(), swap: swap.statements().join(";\n") };
-    let pid = flusher.conn().scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
-    if let Some(why) = keep_vacuum_away(context, &flusher, options, lock_wait, &carry).await? {
+    let mut others: Vec<u32> = carries.iter().flat_map(Carry::locked).collect();
+    others.extend(parties.iter().flat_map(|party| party.context.plan.sources().map(|shape| shape.oid)));
+    let script = Script { locks, others, swap: statements(&swaps).join(";\n") };
+    let pid = conn.scalar("read backend pid", "SELECT pg_backend_pid()").await?.unwrap_or_default();
+    if let Some(why) = keep_vacuum_away(context, &conn, options, lock_wait, &carries).await? {
         return Ok(Err(why));
     }
-    // From here on nobody else can change the table's shape: every such statement needs a lock that ours excludes.
-    drift::check(flusher.conn(), &context.plan).await?;
-    context.published().check(flusher.conn(), context.store.conn()).await?;
-    check_ties(flusher.conn(), context, &bonds).await?;
-    context.refuse_taken(flusher.conn()).await?;
-    Ok(Ok(Begun { flusher, script, ties, pid }))
+    // From here on nobody else can change the tables' shapes: every such statement needs a lock that ours excludes.
+    for party in parties {
+        drift::check(&conn, &party.context.plan).await?;
+    }
+    context.published().check(&conn, context.store.conn()).await?;
+    for (party, ties) in parties.iter().zip(&bonds) {
+        check_ties(&conn, party.context, ties).await?;
+        party.context.refuse_taken(&conn).await?;
+    }
+    if parties.len() > 1 {
+        since_begun(&context.plan.source, tied_to_several(&bonds))?;
+    }
+    Ok(Ok(Begun { conn, flushers, script, marks, pid }))
+}
+
+async fn acls_of(context: &Context, conn: &Conn) -> Result<Vec<Acl>, Failure> {
+    let mut acls = Vec::new();
+    for member in &context.plan.members(&context.names) {
+        acls.push(Acl::read(conn, member).await?);
+    }
+    Ok(acls)
 }
 
 /// What is tied to the source, with the mark of it, once the shadow has what it is to have before the swap. `None` where
@@ -197,6 +229,12 @@ async fn check_ties(conn: &Conn, context: &Context, ties: &Ties) -> Result<(), F
             Ties::read(conn, partition.branch.shape.oid, &context.names.publication(), context.facts.version).await?;
         found.extend(ties.of_partition(&partition.branch.shape.name));
     }
+    since_begun(source, found)
+}
+
+/// # Errors
+/// Names what was made since the migration began.
+fn since_begun(source: &Shape, found: Vec<Finding>) -> Result<(), Failure> {
     if found.is_empty() {
         return Ok(());
     }
@@ -213,14 +251,13 @@ fn is_lost(failure: &Failure) -> bool {
 /// Opens the transaction, with a lock that stops nobody's reads and writes and keeps autovacuum from coming back.
 async fn keep_vacuum_away(
     context: &Context,
-    flusher: &Flusher,
+    conn: &Conn,
     options: &Options,
     lock_wait: Duration,
-    carry: &Carry<'_>,
+    carries: &[Carry<'_>],
 ) -> Result<Option<String>, Failure> {
-    let others: String = carry.tables().iter().map(|table| format!(", {table}")).collect();
-    let quiet: String = carry.quiet().iter().map(|statement| format!("; {statement}")).collect();
-    let tables = format!("{}{others}", context.plan.whole_source());
+    let quiet: String = carries.iter().flat_map(Carry::quiet).map(|statement| format!("; {statement}")).collect();
+    let tables = together::tables(carries).join(", ");
     let sql = format!(
         "BEGIN; SET LOCAL synchronous_commit = local; {}; SET LOCAL lock_timeout = '{}ms'{quiet}; {}; SET LOCAL idle_in_transaction_session_timeout = '{}ms'",
         flush::CONFLICTS_AT_ONCE,
@@ -228,13 +265,14 @@ async fn keep_vacuum_away(
         context.past_vacuum(&tables, lock_wait),
         (options.timeout + options.lock_timeout).as_millis() + 5_000
     );
-    match flusher.conn().batch("keep vacuum away", &sql).await {
+    match conn.batch("keep vacuum away", &sql).await {
         Ok(()) => Ok(None),
         Err(e) if e.verdict() == Verdict::Stop => Err(e.into()),
         Err(e) if e.connection_lost => Ok(Some(e.to_string())),
         Err(_) => {
-            flusher.conn().batch("roll back cut-over", "ROLLBACK").await?;
-            Ok(Some(prepare::holders(flusher.conn(), context, &[]).await?))
+            conn.batch("roll back cut-over", "ROLLBACK").await?;
+            let others: Vec<u32> = carries.iter().flat_map(|c| c.plan.sources().map(|shape| shape.oid)).collect();
+            Ok(Some(prepare::holders(conn, context, &others).await?))
         }
     }
 }
@@ -266,17 +304,10 @@ impl From<Error> for Stop {
     }
 }
 
-async fn locked(
-    context: &Context,
-    follower: &Follower,
-    options: &Options,
-    flusher: &Flusher,
-    script: &Script,
-    ties: &Option<String>,
-    order: &mut Order,
-) -> Result<Done, Stop> {
-    let conn = flusher.conn();
-    if !context.plan.partitions.is_empty() {
+async fn locked(parties: &[Party<'_>], options: &Options, begun: &Begun, order: &mut Order) -> Result<Done, Stop> {
+    let Begun { conn, flushers, script, marks, .. } = begun;
+    let context = head(parties)?;
+    if parties.iter().any(|party| !party.context.plan.partitions.is_empty()) {
         // Each partition is waited for while those before it are held.
         let most = format!("SET LOCAL statement_timeout = '{}ms'", options.timeout.as_millis().max(1));
         conn.batch("bound locks", &most).await?;
@@ -308,21 +339,28 @@ async fn locked(
     let over = || Stop::Rolled(format!("writers may wait {} ms in all", options.timeout.as_millis()));
     // The server ends a statement that takes too long; this side ends the wait for the stream.
     conn.batch("bound cut-over", &format!("SET LOCAL statement_timeout = '{}ms'", left.as_millis().max(1))).await?;
-    let drained = tokio::time::timeout(left, follower.drain()).await.map_err(|_| over())??;
-    let keys = drained
-        .filter(|keys| keys.len() <= MOST_KEYS)
+    let drained = tokio::time::timeout(left, drain_all(&followers(parties))).await.map_err(|_| over())??;
+    let drained: Option<Vec<Vec<Key>>> = drained.into_iter().collect();
+    let count = |drained: &Vec<Vec<Key>>| drained.iter().map(Vec::len).sum::<usize>();
+    let drained = drained
+        .filter(|drained| count(drained) <= MOST_KEYS)
         .ok_or_else(|| Stop::Rolled(format!("more than {MOST_KEYS} changed keys at once")))?;
-    final_flush(context, flusher, &keys).await?;
-    if let Some(failure) = unfit(context, follower) {
-        return Err(Stop::Failed(failure));
+    let final_keys = count(&drained) as u64;
+    for ((party, flusher), keys) in parties.iter().zip(flushers).zip(&drained) {
+        final_flush(party.context, flusher, keys).await?;
+        if let Some(failure) = unfit(party.context, party.follower) {
+            return Err(Stop::Failed(failure));
+        }
     }
     let unchanged = context.published().unchanged_sql();
-    let compared = format!("SELECT ({}), {unchanged}", drift::ties_sql(&context.plan));
+    let asked_ties = parties.iter().map(|party| format!("({})", drift::ties_sql(&party.context.plan)));
+    let compared = format!("SELECT {unchanged}, {}", asked_ties.collect::<Vec<_>>().join(", "));
     let now = conn.simple("compare ties", &compared).await?.into_iter().next().unwrap_or_default();
-    if now.get(1).and_then(|v| v.as_deref()) != Some("t") {
+    let (unchanged, ties) = now.split_first().unwrap_or((&None, &[]));
+    if unchanged.as_deref() != Some("t") {
         return Err(Stop::Failed(context.published().changed(context.store.conn()).await));
     }
-    if now.into_iter().next().flatten() != *ties {
+    if ties != marks {
         // The next attempt names it, or carries it.
         return Err(Stop::Rolled("a change of the table's grants or dependents".to_owned()));
     }
@@ -336,8 +374,8 @@ async fn locked(
         return Err(over());
     }
     match conn.batch("commit cut-over", "COMMIT").await {
-        Ok(()) => Ok(Done { lock_wait, write_blocked: granted.elapsed(), final_keys: keys.len() as u64 }),
-        Err(e) if e.connection_lost => Err(Stop::Lost(granted, lock_wait, keys.len() as u64)),
+        Ok(()) => Ok(Done { lock_wait, write_blocked: granted.elapsed(), final_keys }),
+        Err(e) if e.connection_lost => Err(Stop::Lost(granted, lock_wait, final_keys)),
         Err(e) => Err(e.into()),
     }
 }
@@ -357,7 +395,7 @@ pub fn unfit(context: &Context, follower: &Follower) -> Option<Failure> {
 
 /// Flushes what is left inside the transaction that holds the lock: every commit is visible now, since writers free
 /// their locks last.
-async fn final_flush(context: &Context, flusher: &Flusher, keys: &[crate::stream::Key]) -> Result<(), Stop> {
+async fn final_flush(context: &Context, flusher: &Flusher, keys: &[Key]) -> Result<(), Stop> {
     if keys.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,9 @@ mod lookout;
 mod order;
 mod parts;
 mod swap;
+pub mod together;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use acl::Acl;
@@ -21,14 +23,14 @@ pub use gate::Blocker;
 use gate::{Decision, Seen};
 use lookout::{Lookout, terminate};
 use order::Order;
-pub use swap::Swap;
+pub use swap::{Swap, statements};
 
 use crate::cli::Cutover as Options;
 use crate::context::Context;
 use crate::error::{Exit, Failure};
 use crate::flush::Flusher;
-use crate::follow::Follower;
-use crate::pg::Role;
+use crate::follow::{Follower, settle_all};
+use crate::pg::Conn;
 use crate::report::{CutoverFigures, Event};
 use crate::throttle::Throttle;
 
@@ -60,21 +62,41 @@ impl Figures {
     }
 }
 
-/// Swaps.
+/// A table that is swapped, by itself or together with others.
+#[derive(Clone, Copy)]
+pub struct Party<'a> {
+    /// The table.
+    pub context: &'a Context,
+    /// What keeps its shadow in step.
+    pub follower: &'a Follower,
+    /// The source's fingerprint.
+    pub columns: &'a str,
+}
+
+/// The first of them, by which the migration goes.
+fn head<'a>(parties: &[Party<'a>]) -> Result<&'a Context, Failure> {
+    parties.first().map(|party| party.context).ok_or_else(|| Failure::failed("there is nothing to swap"))
+}
+
+fn followers<'a>(parties: &[Party<'a>]) -> Vec<&'a Follower> {
+    parties.iter().map(|party| party.follower).collect()
+}
+
+/// Swaps all of them, or none.
 ///
 /// No attempt begins while `throttle` holds the cut-over back; `None` where nothing may.
 ///
 /// # Errors
 /// Exit 5 where the lock was never granted: everything is kept for another try.
-pub async fn run(
-    context: &Context,
-    follower: &Follower,
-    options: &Options,
-    columns: &str,
-    throttle: Option<&Throttle>,
-) -> Result<Figures, Failure> {
-    let ties = context.ties_patiently(context.store.conn()).await?;
-    let mut lookout = Lookout::new(context, context.carry(&ties).locked());
+pub async fn run(parties: &[Party<'_>], options: &Options, throttle: Option<&Throttle>) -> Result<Figures, Failure> {
+    let context = head(parties)?;
+    let mut others: Vec<u32> = Vec::new();
+    for party in parties {
+        let ties = party.context.ties_patiently(context.store.conn()).await?;
+        others.extend(party.context.carry(&ties).locked());
+        others.extend(party.context.plan.sources().map(|shape| shape.oid));
+    }
+    let mut lookout = Lookout::new(context, others);
     let mut last = String::new();
     let mut order = Order::default();
     for number in 1..=options.attempts {
@@ -83,13 +105,13 @@ pub async fn run(
         }
         let patience = lock_wait(number, options.lock_timeout);
         lookout.watch().await?;
-        let decision = wait_in_step(context, follower, patience / 2, options.timeout, &mut lookout).await?;
+        let decision = wait_in_step(parties, patience / 2, options.timeout, &mut lookout).await?;
         let outcome = match decision {
             Some(who) => {
                 terminate(&mut lookout, options).await?;
                 Outcome::Blocked(who)
             }
-            None => attempt::run(context, follower, options, columns, patience, &mut order, &mut lookout).await?,
+            None => attempt::run(parties, options, patience, &mut order, &mut lookout).await?,
         };
         match outcome {
             Outcome::Done(done) => {
@@ -112,7 +134,8 @@ pub async fn run(
             pause(number).await;
         }
     }
-    Err(Failure::new(Exit::NoLock, format!("the lock on {} was not to be had in {} attempts", context.plan.source.name.plain(), options.attempts))
+    let tables: Vec<String> = parties.iter().map(|party| party.context.plan.source.name.plain()).collect();
+    Err(Failure::new(Exit::NoLock, format!("the lock on {} was not to be had in {} attempts", tables.join(", "), options.attempts))
         .detail(format!("In the way: {last}."))
         .hint(format!(
             "Everything is kept in place: run the same command again (or pgrecast resume {}) when they have ended. --terminate-blockers DURATION ends them.",
@@ -133,23 +156,23 @@ async fn pause(number: u32) {
 
 /// Waits until the backlog is small; then says who is in the way, if anybody is.
 async fn wait_in_step(
-    context: &Context,
-    follower: &Follower,
+    parties: &[Party<'_>],
     pause: Duration,
     timeout: Duration,
     lookout: &mut Lookout<'_>,
 ) -> Result<Option<String>, Failure> {
+    let (context, followers) = (head(parties)?, followers(parties));
     let begun = Instant::now();
     let mut said = false;
     loop {
         let asked = Instant::now();
-        follower.settle().await?;
+        settle_all(&followers).await?;
         let settled_in = asked.elapsed();
-        let view = follower.view();
+        let views = || followers.iter().map(|follower| follower.view());
         let seen = Seen {
             settled_in,
-            backlog: view.backlog.load(std::sync::atomic::Ordering::Relaxed),
-            live: view.live.load(std::sync::atomic::Ordering::Acquire),
+            backlog: views().map(|view| view.backlog.load(std::sync::atomic::Ordering::Relaxed)).sum(),
+            live: views().all(|view| view.live.load(std::sync::atomic::Ordering::Acquire)),
             blockers: lookout.blockers(pause).await?,
         };
         match gate::decide(&seen, gate::patience(begun.elapsed(), timeout)) {
@@ -166,8 +189,7 @@ async fn wait_in_step(
     }
 }
 
-/// Opens the connection of an attempt, with the flush prepared on it.
-async fn open(context: &Context, columns: &str) -> Result<Flusher, Failure> {
-    let conn = context.connector.open(Role::Cutover).await?;
-    Ok(Flusher::new(conn, &context.plan, &context.names, columns).await?)
+/// The flush of a table, prepared on the connection of an attempt.
+async fn flusher(conn: &Arc<Conn>, party: &Party<'_>) -> Result<Flusher, Failure> {
+    Ok(Flusher::new(conn.clone(), &party.context.plan, &party.context.names, party.columns).await?)
 }

@@ -21,7 +21,7 @@ impl Swap<'_> {
         if target.owner != self.role {
             steps.push(format!("ALTER TABLE {table} OWNER TO {}", Ident(&target.owner)));
         }
-        let own = Swap { plan, names, ..*self };
+        let own = Swap { plan, names, taken: self.taken.clone(), ..*self };
         steps.extend(own.sequences(member, moved));
         steps.extend(ddl::restore_autovacuum(target, &table));
         steps.extend(ddl::unvalidated_checks(target, &table));

@@ -25,8 +25,8 @@ pub struct Swap<'a> {
     pub plan: &'a Plan,
     /// Its names.
     pub names: &'a Names,
-    /// Names of relations in the schemas of the source and its partitions.
-    pub taken: &'a [String],
+    /// Names of relations in the schemas of the source and its partitions, and those that others give in this swap.
+    pub taken: Vec<String>,
     /// Grants on the source and each of its partitions, and what their shadows have from default privileges.
     pub acls: &'a [Acl],
     /// The same for the parts and tables of values.
@@ -57,11 +57,16 @@ impl Swap<'_> {
         chosen
     }
 
-    /// All statements, in order.
-    pub fn statements(&self) -> Vec<String> {
+    /// The names that it gives to what makes room.
+    pub fn given_names(&self) -> impl Iterator<Item = String> {
+        self.old_names().into_values()
+    }
+
+    /// The new table takes the place of the old one.
+    fn trade(&self) -> Vec<String> {
         let members = self.plan.members(self.names);
         let moved = self.old_names();
-        let mut steps = self.carry.let_go(self.names);
+        let mut steps = Vec::new();
         steps.extend(self.plan.sources().flat_map(|source| old_away(self.plan, source, &moved)));
         steps.extend(self.carry.swap_statistics(self.names, |s| name_with_suffix(&s.name, &self.old_suffix())));
         for (member, acl) in members.iter().zip(self.acls) {
@@ -79,9 +84,19 @@ impl Swap<'_> {
             steps.extend(self.part(plan, names, acl, &moved));
         }
         steps.extend(self.references());
-        let old = self.plan.source.name.sibling(old_name(&moved, &self.plan.source.name.name));
-        steps.extend(self.carry.take_place(self.names, &old));
-        steps.extend(self.carry.take_hold(self.names));
+        steps.extend(self.carry.take_place(self.names, &self.old(&moved)));
+        steps
+    }
+
+    fn old(&self, moved: &Moved) -> QualifiedName {
+        self.plan.source.name.sibling(old_name(moved, &self.plan.source.name.name))
+    }
+
+    /// Once all new tables have their names.
+    fn settle(&self) -> Vec<String> {
+        let moved = self.old_names();
+        let old = self.old(&moved);
+        let mut steps = self.carry.take_hold(self.names);
         steps.extend(self.way_back(&old));
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb, old_names = {}::jsonb, \
@@ -91,10 +106,6 @@ impl Swap<'_> {
             Literal(&serde_json::json!(self.own_old_names(&moved)).to_string()),
             self.id
         ));
-        steps.push(match self.names.are_backwards() {
-            false => Store::set_phase_sql(self.id, Phase::Ready, Phase::Swapped),
-            true => Store::set_phase_sql(self.id, Phase::Keep, Phase::SwappedBack),
-        });
         steps
     }
 
@@ -109,7 +120,6 @@ impl Swap<'_> {
             Ident(&self.names.back_publication()),
             prepare::published(back, self.version).join(", ")
         ));
-        steps.push(published::keep_sql(self.id, &self.names.back_publication()));
         steps
     }
 
@@ -168,6 +178,21 @@ impl Swap<'_> {
         }
         steps
     }
+}
+
+/// All statements of a swap, in order: of one table, or of several that are swapped together, whose foreign keys among
+/// themselves go from new table to new table.
+pub fn statements(swaps: &[Swap<'_>]) -> Vec<String> {
+    let go = swaps.iter().flat_map(|swap| swap.carry.let_go(swap.names));
+    let trade = swaps.iter().flat_map(Swap::trade);
+    let settle = swaps.iter().flat_map(Swap::settle);
+    let back = swaps.first().filter(|swap| swap.plan.back.is_some());
+    let back = back.map(|swap| published::keep_sql(swap.names.head(), &swap.names.back_publication()));
+    let phase = swaps.first().map(|swap| match swap.names.are_backwards() {
+        false => Store::set_phase_sql(swap.names.head(), Phase::Ready, Phase::Swapped),
+        true => Store::set_phase_sql(swap.names.head(), Phase::Keep, Phase::SwappedBack),
+    });
+    go.chain(trade).chain(settle).chain(back).chain(phase).collect()
 }
 
 /// The old names of what makes room, by the names it had.

@@ -9,6 +9,8 @@ mod snapshot;
 mod statements;
 mod worker;
 
+use std::sync::Arc;
+
 pub use snapshot::{Snapshot, widen};
 use statements::Aside;
 pub use statements::Statements;
@@ -27,7 +29,7 @@ use crate::stream::Key;
 
 /// A connection that can flush.
 pub struct Flusher {
-    conn: Conn,
+    conn: Arc<Conn>,
     /// The target, and then the parts.
     targets: Vec<Target>,
     misplaced: Option<Statement>,
@@ -134,7 +136,7 @@ impl Target {
 
 impl Flusher {
     /// Prepares the statements on `conn`. `columns` is the source's fingerprint (rule 11).
-    pub async fn new(conn: Conn, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
+    pub async fn new(conn: Arc<Conn>, plan: &Plan, names: &Names, columns: &str) -> Result<Self, Error> {
         let mut targets = vec![Target::new(&conn, plan, names).await?];
         for (plan, names) in plan.named_parts(names) {
             targets.push(Target::new(&conn, &plan, &names).await?);

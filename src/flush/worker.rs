@@ -76,7 +76,7 @@ async fn flush(
         let opened = match kept.take() {
             Some(flusher) => Ok(flusher),
             None => match connector.open(Role::Flusher).await {
-                Ok(conn) => Flusher::new(conn, plan, names, columns).await,
+                Ok(conn) => Flusher::new(conn.into(), plan, names, columns).await,
                 Err(e) => Err(e),
             },
         };

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::drainer::Drainer;
 use super::writer::{self, Writer};
-use super::{Command, Job, View, reader};
+use super::{Command, Job, ReaderTask, Taking, View};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
 use crate::journal::{Backlog, Ledger, table};
@@ -28,7 +28,7 @@ use crate::state::{Store, lease_lost};
 use crate::stream::{BARRIER_PREFIX, Event, Key};
 
 /// Lots of the reader that may wait here.
-const HANDED_OVER: usize = 8;
+pub(super) const HANDED_OVER: usize = 8;
 /// Keys of one flush.
 const BATCH_KEYS: usize = 1_000;
 /// How long changed keys gather before a flush, so that a hot row is written once.
@@ -130,8 +130,9 @@ pub(super) struct Applier {
     gathering_since: Option<Instant>,
     flushers: Vec<Flusher>,
     outcomes: mpsc::Receiver<Outcome>,
-    events: mpsc::Receiver<Vec<Event>>,
-    reader: tokio::task::JoinHandle<Result<(), Failure>>,
+    events: mpsc::Receiver<Result<Vec<Event>, Failure>>,
+    /// The task that reads, as long as anybody takes what it reads.
+    _reader: Arc<ReaderTask>,
     safe: watch::Sender<Lsn>,
     ledger: Ledger,
     looked_at_wal: Instant,
@@ -166,7 +167,7 @@ enum Waiter {
 }
 
 impl Applier {
-    pub(super) async fn new(job: Job, view: Arc<View>) -> Result<Applier, Failure> {
+    pub(super) async fn new(job: Job, view: Arc<View>, taking: Taking) -> Result<Applier, Failure> {
         let conn = writer::open(&job.connector).await?;
         let mut older = table::generations(&conn, &job.names).await?;
         let generation = match older.last() {
@@ -181,15 +182,6 @@ impl Applier {
         for generation in older.iter().chain([&generation]) {
             listed += table::count(&conn, &job.names, *generation).await?;
         }
-        let (sender, events) = mpsc::channel(HANDED_OVER);
-        let (safe, heard) = watch::channel(Lsn::ZERO);
-        let source = reader::Source {
-            connector: job.connector.clone(),
-            plan: job.plan.clone(),
-            slot: job.slot.clone(),
-            names: job.names.clone(),
-        };
-        let reader = tokio::spawn(reader::read(source, sender, heard, view.positions.clone()));
         let (done, outcomes) = mpsc::channel(job.jobs * 2);
         let flushers = (0..job.jobs)
             .map(|_| {
@@ -221,9 +213,9 @@ impl Applier {
             gathering_since: None,
             flushers,
             outcomes,
-            events,
-            reader,
-            safe,
+            events: taking.events,
+            _reader: taking.reader,
+            safe: taking.safe,
             ledger: Ledger::new(),
             looked_at_wal: Instant::now(),
             standbys_said: None,
@@ -245,9 +237,7 @@ impl Applier {
 
     /// Runs until told to stop.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Failure> {
-        let outcome = self.serve(&mut commands).await;
-        self.reader.abort();
-        outcome
+        self.serve(&mut commands).await
     }
 
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), Failure> {
@@ -271,15 +261,19 @@ impl Applier {
                 written = self.writer.written() => self.journaled(written)?,
                 drained = self.drainer.next(), if reads_ahead => self.drained(drained?),
                 events = self.events.recv(), if has_room => match events {
-                    Some(events) => {
+                    Some(Ok(events)) => {
                         self.take(events).await?;
                         // The rest of what waits, before anything else is asked of the server.
                         for _ in 0..HANDED_OVER {
-                            let Ok(events) = self.events.try_recv() else { break };
-                            self.take(events).await?;
+                            match self.events.try_recv() {
+                                Ok(Ok(events)) => self.take(events).await?,
+                                Ok(Err(failure)) => return Err(self.reader_failed(failure).await),
+                                Err(_) => break,
+                            }
                         }
                     }
-                    None => return Err(self.reader_failed().await),
+                    Some(Err(failure)) => return Err(self.reader_failed(failure).await),
+                    None => return Err(Failure::failed("the task that reads the change stream died")),
                 },
                 () = tokio::time::sleep(linger) => {}
             }
@@ -287,12 +281,7 @@ impl Applier {
     }
 
     /// Why there is no stream any more; where the publication is to blame, that rather than what it led to.
-    async fn reader_failed(&mut self) -> Failure {
-        let failure = match (&mut self.reader).await {
-            Ok(Err(failure)) => failure,
-            Ok(Ok(())) => Failure::failed("the change stream ended"),
-            Err(panic) => return Failure::failed(format!("the task that reads the change stream died: {panic}")),
-        };
+    async fn reader_failed(&mut self, failure: Failure) -> Failure {
         match self.look_at_wal().await {
             Err(changed) if changed.source.is_none() => changed,
             Ok(()) | Err(_) => failure,
@@ -352,7 +341,7 @@ impl Applier {
     /// A transactional message: its commit forces the WAL to disk, so the server sends it at once.
     async fn emit_barrier(&mut self, waiter: Waiter) -> Result<(), Failure> {
         self.next_token += 1;
-        let token = format!("{}-{}", self.job.slot, self.next_token);
+        let token = format!("{}-{}-{}", self.job.slot, self.job.id, self.next_token);
         let sql = format!(
             "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {}); COMMIT",
             Literal(&token)
@@ -375,7 +364,7 @@ impl Applier {
         if !self.conn.is_closed() && self.conn.batch("roll back journal", "ROLLBACK").await.is_ok() {
             return Ok(());
         }
-        let leased = Store::has_lease_sql(self.job.id, self.job.lease);
+        let leased = Store::has_lease_sql(self.job.names.head(), self.job.lease);
         loop {
             let opened = async {
                 let conn = writer::open(&self.job.connector).await?;

@@ -9,23 +9,25 @@
 mod applier;
 mod drainer;
 mod reader;
+mod together;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use reader::{Positions, connect};
+pub use together::{drain_all, failed_any, hurry_all, settle_all, start_all, stop_all};
 
 use crate::copy;
 use crate::error::Failure;
-use crate::pg::Connector;
+use crate::pg::{Connector, Lsn};
 use crate::plan::types::{Names, Plan};
 use crate::published::Published;
 use crate::report::Reporter;
-use crate::stream::Key;
+use crate::stream::{Event, Key};
 use crate::throttle::Throttle;
 
 /// How long a stop may take: the server may be gone.
@@ -35,9 +37,9 @@ const LEAVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 pub struct Job {
     /// Connections.
     pub connector: Connector,
-    /// The migration.
+    /// The migration, or one of its tables.
     pub id: i32,
-    /// The backend that holds its lease.
+    /// The backend that holds the lease.
     pub lease: i32,
     /// Its plan.
     pub plan: Arc<Plan>,
@@ -63,7 +65,7 @@ pub struct Job {
 
 impl Job {
     fn published(&self) -> Published<'_> {
-        Published { id: self.id, names: &self.names, source: &self.plan.source }
+        Published { id: self.names.head(), names: &self.names, source: &self.plan.source }
     }
 }
 
@@ -135,6 +137,22 @@ enum Command {
     Stop,
 }
 
+/// The task that reads the stream: it ends with the last who takes from it.
+struct ReaderTask(tokio::task::JoinHandle<()>);
+
+impl Drop for ReaderTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One end of the stream.
+struct Taking {
+    events: mpsc::Receiver<Result<Vec<Event>, Failure>>,
+    safe: watch::Sender<Lsn>,
+    reader: Arc<ReaderTask>,
+}
+
 /// The handle of a running follower.
 pub struct Follower {
     commands: mpsc::Sender<Command>,
@@ -143,11 +161,16 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts to follow.
+    /// Starts to follow one table.
     pub async fn start(job: Job) -> Result<Follower, Failure> {
-        let view = Arc::new(View::default());
+        let started = start_all(vec![job]).await?.pop();
+        started.ok_or_else(|| Failure::failed("there is nothing to follow"))
+    }
+
+    async fn begin(job: Job, positions: &Arc<Positions>, taking: Taking) -> Result<Follower, Failure> {
+        let view = Arc::new(View { positions: positions.clone(), ..View::default() });
         let (commands, asked) = mpsc::channel(64);
-        let applier = applier::Applier::new(job, view.clone()).await?;
+        let applier = applier::Applier::new(job, view.clone(), taking).await?;
         let task = tokio::spawn(applier.run(asked));
         Ok(Follower { commands, task: tokio::sync::Mutex::new(Some(task)), view })
     }
@@ -176,11 +199,22 @@ impl Follower {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+    /// Sends a question whose answer is waited for later.
+    async fn put<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, Failure> {
         let (sender, answer) = oneshot::channel();
-        if self.commands.send(command(sender)).await.is_err() {
-            return Err(self.verdict().await);
-        }
+        self.tell(command(sender)).await?;
+        Ok(answer)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let answer = self.put(command).await?;
+        self.answered(answer).await
+    }
+
+    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Failure> {
         match answer.await {
             Ok(answer) => Ok(answer),
             Err(_) => Err(self.verdict().await),

@@ -6,7 +6,7 @@ mod history;
 mod signals;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use board::Board;
@@ -46,10 +46,10 @@ pub struct Monitor {
     pub board: Arc<Board>,
     /// The throttle.
     pub gate: Gate,
-    /// How far the copy is.
-    pub copy: Arc<copy::Progress>,
-    /// How far the follower is.
-    pub follower: Arc<follow::View>,
+    /// How far the copy is, of each table.
+    pub copy: Vec<Arc<copy::Progress>>,
+    /// How far the followers are.
+    pub followers: Vec<Arc<follow::View>>,
     /// Blocks to copy in all.
     pub blocks: u64,
     /// Blocks and rows copied by earlier runs.
@@ -142,7 +142,8 @@ impl Monitor {
             self.board.set_options(options);
         }
         let query = self.board.options().throttle.query;
-        let received = self.follower.positions.received.load(Ordering::Relaxed);
+        // They share the stream.
+        let received = self.followers.first().map_or(0, |f| f.positions.received.load(Ordering::Relaxed));
         let look = signals::look(&conn, &self.context.slot(), query.as_deref(), received, asked.paused).await?;
         *kept = Some(conn);
         Ok(look)
@@ -159,19 +160,25 @@ impl Monitor {
     fn progress(&self, look: Option<&Look>, throttle: Option<String>, rate: &mut Rate) -> Progress {
         let (phase, since) = self.board.phase();
         let mut p = Progress { throttle, ..Progress::of(phase) };
-        p.backlog_keys = Some(self.follower.backlog.load(Ordering::Relaxed));
+        let copied = |what: fn(&copy::Progress) -> &AtomicU64| -> u64 {
+            self.copy.iter().map(|copy| what(copy).load(Ordering::Relaxed)).sum()
+        };
+        let followed = |what: fn(&follow::View) -> &AtomicU64| -> u64 {
+            self.followers.iter().map(|view| what(view).load(Ordering::Relaxed)).sum()
+        };
+        p.backlog_keys = Some(followed(|view| &view.backlog));
         p.lag_bytes = look.map(|l| l.stream_lag);
         match phase {
             Phase::Copy => {
-                let blocks = self.before.0 + self.copy.blocks.load(Ordering::Relaxed);
+                let done = copied(|copy| &copy.blocks);
+                let blocks = self.before.0 + done;
                 let share = blocks as f64 / self.blocks.max(1) as f64;
-                p.rows_done = Some(self.before.1 + self.copy.rows.load(Ordering::Relaxed));
+                p.rows_done = Some(self.before.1 + copied(|copy| &copy.rows));
                 p.rows_total = Some(self.board.size.0.max(p.rows_done.unwrap_or(0)));
                 p.bytes_done = Some((self.board.size.1 as f64 * share) as u64);
                 p.bytes_total = Some(self.board.size.1);
-                let done = self.copy.blocks.load(Ordering::Relaxed) as f64;
                 let left = self.blocks.saturating_sub(blocks) as f64;
-                p.eta_seconds = (done > 0.0).then(|| since.elapsed().as_secs_f64() * left / done);
+                p.eta_seconds = (done > 0).then(|| since.elapsed().as_secs_f64() * left / done as f64);
             }
             Phase::Verify => {
                 let v = &self.board.verified;
@@ -181,7 +188,7 @@ impl Monitor {
                 p.rows_total = Some(self.board.size.0.max(v.rows.load(Ordering::Relaxed)));
                 p.eta_seconds = (share > 0.0).then(|| since.elapsed().as_secs_f64() * (1.0 - share) / share);
             }
-            Phase::CatchUp => p.rows_done = Some(self.follower.flushed.load(Ordering::Relaxed)),
+            Phase::CatchUp => p.rows_done = Some(followed(|view| &view.flushed)),
             Phase::Preflight
             | Phase::Prepare
             | Phase::Index

@@ -304,6 +304,8 @@ impl IdentityChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     id: i32,
+    /// The migration whose stream brings the table's changes: itself, or the head of the tables it goes with.
+    head: i32,
     /// A partition's place in the plan.
     partition: Option<usize>,
     /// A part's place in the plan.
@@ -332,28 +334,38 @@ pub const SCHEMA: &str = "pgrecast";
 impl Names {
     /// The names of migration `id`.
     pub fn new(id: i32) -> Self {
-        Names { id, partition: None, part: None, old: None }
+        Names { id, head: id, partition: None, part: None, old: None }
+    }
+
+    /// Those of a table that goes with others, whose head has this id.
+    pub fn beside(id: i32, head: i32) -> Self {
+        Names { head, ..Names::new(id) }
+    }
+
+    /// The migration that has phase, stream and lease.
+    pub fn head(&self) -> i32 {
+        self.head
     }
 
     /// The same for the nth partition of the target: its shadow, and what belongs to that.
     fn of_partition(&self, n: usize) -> Self {
         let old = self.old.as_ref().map(|old| old.partitions.get(n).cloned().unwrap_or_default());
-        Names { id: self.id, partition: Some(n), part: None, old }
+        Names { partition: Some(n), part: None, old, ..*self }
     }
 
     /// The same for the nth part: its shadow, and what belongs to that.
     pub fn of_part(&self, n: usize) -> Self {
-        Names { id: self.id, partition: None, part: Some(n), old: None }
+        Names { partition: None, part: Some(n), old: None, ..*self }
     }
 
     /// Names that are known beforehand, of a table that belongs to no one migration's shadow.
     pub fn fixed(names: OldNames) -> Self {
-        Names { id: 0, partition: None, part: None, old: Some(names) }
+        Names { old: Some(names), ..Names::new(0) }
     }
 
     /// The names of the way back, on which the old table is the shadow of the new one.
-    pub fn backwards(id: i32, old: OldNames) -> Self {
-        Names { id, partition: None, part: None, old: Some(old) }
+    pub fn backwards(&self, old: OldNames) -> Self {
+        Names { partition: None, part: None, old: Some(old), ..*self }
     }
 
     /// The shadow table.
@@ -475,26 +487,26 @@ impl Names {
     pub fn publication(&self) -> String {
         match self.old {
             Some(_) => self.back_publication(),
-            None => format!("pgrecast_{}", self.id),
+            None => format!("pgrecast_{}", self.head),
         }
     }
 
     /// The publication of the way back.
     pub fn back_publication(&self) -> String {
-        format!("pgrecast_{}_back", self.id)
+        format!("pgrecast_{}_back", self.head)
     }
 
     /// The replication slot: slots belong to the cluster, so the database's oid is part of the name.
     pub fn slot(&self, database: u32) -> String {
         match self.old {
             Some(_) => self.back_slot(database),
-            None => format!("pgrecast_{database}_{}", self.id),
+            None => format!("pgrecast_{database}_{}", self.head),
         }
     }
 
     /// The slot of the way back.
     pub fn back_slot(&self, database: u32) -> String {
-        format!("pgrecast_{database}_{}_back", self.id)
+        format!("pgrecast_{database}_{}_back", self.head)
     }
 
     /// Whether these are the names of a part.

@@ -39,7 +39,10 @@ impl Store {
 
     /// Throws away what a comparison that was interrupted has read.
     pub async fn forget_comparison(&self, id: i32) -> Result<(), Failure> {
-        let sql = format!("DELETE FROM pgrecast.comparison WHERE migration = {id}");
+        let sql = format!(
+            "DELETE FROM pgrecast.comparison WHERE migration IN \
+             (SELECT m.id FROM pgrecast.migration m WHERE coalesce(m.head, m.id) = {id})"
+        );
         Ok(self.conn().batch("forget comparison", &sql).await?)
     }
 }

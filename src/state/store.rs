@@ -1,6 +1,9 @@
 //! The control schema `pgrecast`: one row a migration, one row a table whose blocks are copied, one row a copied block
 //! range, one row a slot that is to outlive a failover.
 //!
+//! Tables that are migrated together have a row each. The first of them, the head, is the migration: its phase, its stream
+//! and its lease are those of all, and the others' rows, which name it, are not shown by themselves.
+//!
 //! A phase change and its effect are one transaction: whoever changes the phase does it with [`Store::set_phase_sql`]
 //! inside the transaction that has the effect.
 
@@ -23,6 +26,7 @@ CREATE SCHEMA IF NOT EXISTS pgrecast;
 COMMENT ON SCHEMA pgrecast IS 'Control schema of pgrecast. Removed by pgrecast finish and pgrecast abort.';
 CREATE TABLE IF NOT EXISTS pgrecast.migration (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    head int REFERENCES pgrecast.migration ON DELETE CASCADE,
     layout int NOT NULL,
     source_oid oid NOT NULL,
     source text NOT NULL,
@@ -128,6 +132,21 @@ pub struct Migration {
     pub started_at: String,
     /// Rows copied so far.
     pub rows_copied: i64,
+    /// The other tables of the migration, in the order in which they were planned.
+    pub others: Vec<Migration>,
+}
+
+impl Migration {
+    /// Its tables: this one and the others.
+    pub fn tables(&self) -> impl Iterator<Item = &Migration> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// The old tables, after the swap, for people.
+    pub fn old_tables(&self) -> Option<String> {
+        let all: Vec<&str> = self.tables().filter_map(|m| m.old_table.as_deref()).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
 }
 
 /// A table whose blocks are copied: the source, or one of its partitions.
@@ -203,25 +222,35 @@ impl Store {
         Ok(self.conn.scalar("look for control schema", sql).await?.as_deref() == Some("t"))
     }
 
-    /// Makes the control schema where it is missing, and registers a migration. One transaction.
-    pub async fn register(&self, new: &NewMigration<'_>) -> Result<i32, Failure> {
+    /// Makes the control schema where it is missing, and registers a migration: its head and the other tables. One
+    /// transaction.
+    pub async fn register(&self, head: &NewMigration<'_>, others: &[NewMigration<'_>]) -> Result<i32, Failure> {
+        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)");
+        self.conn.batch("begin register", &begin).await?;
+        // Looked for behind the lock: whoever forgets the last migration drops the schema.
+        self.conn.batch("create control schema", self.create_sql().await?).await?;
+        let id = self.register_one(head, None).await?;
+        for other in others {
+            self.register_one(other, Some(id)).await?;
+        }
+        self.conn.batch("commit register", "COMMIT").await?;
+        Ok(id)
+    }
+
+    async fn register_one(&self, new: &NewMigration<'_>, head: Option<i32>) -> Result<i32, Failure> {
         let json = |value: serde_json::Result<String>| {
             value.map_err(|e| Failure::failed(format!("cannot keep the plan: {e}")))
         };
         let request = new.request.to_string();
         let options = json(serde_json::to_string(new.options))?;
         let plan = json(serde_json::to_string(new.plan))?;
-        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)");
-        self.conn.batch("begin register", &begin).await?;
-        // Looked for behind the lock: whoever forgets the last migration drops the schema.
-        self.conn.batch("create control schema", self.create_sql().await?).await?;
         let rows = self
             .conn
             .rows(
                 "register migration",
-                "INSERT INTO pgrecast.migration (layout, source_oid, source, request, options, plan, phase) \
-                 VALUES ($1, $2, $3, $4::text::jsonb, $5::text::jsonb, $6::text::jsonb, 'prepare') RETURNING id",
-                &[&LAYOUT, &new.source_oid, &new.source, &request, &options, &plan],
+                "INSERT INTO pgrecast.migration (head, layout, source_oid, source, request, options, plan, phase) \
+                 VALUES ($7, $1, $2, $3, $4::text::jsonb, $5::text::jsonb, $6::text::jsonb, 'prepare') RETURNING id",
+                &[&LAYOUT, &new.source_oid, &new.source, &request, &options, &plan, &head],
             )
             .await
             .map_err(|e| match e.constraint.as_deref() {
@@ -231,10 +260,7 @@ impl Store {
                 }
                 _ => e.into(),
             })?;
-        let id: i32 =
-            rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))?;
-        self.conn.batch("commit register", "COMMIT").await?;
-        Ok(id)
+        rows.first().map(|r| r.get(0)).ok_or_else(|| Failure::failed("the migration was not registered"))
     }
 
     /// `IF NOT EXISTS` still needs the privilege to create, so an existing schema is left alone.
@@ -242,7 +268,7 @@ impl Store {
         Ok(if self.exists().await? { "" } else { CREATE })
     }
 
-    /// All migrations, oldest first.
+    /// All migrations, oldest first, each with its other tables.
     pub async fn list(&self) -> Result<Vec<Migration>, Failure> {
         if !self.exists().await? {
             return Ok(Vec::new());
@@ -253,9 +279,18 @@ impl Store {
                 to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                 coalesce((SELECT sum(c.rows) FROM pgrecast.chunk c WHERE c.migration = m.id), 0)::int8,
                 m.old_names::text, m.ending, extract(epoch FROM clock_timestamp() - m.swapped_at)::float8,
-                m.verdict::text, m.asked, m.answered, m.paused
+                m.verdict::text, m.asked, m.answered, m.paused, m.head
             FROM pgrecast.migration m ORDER BY m.id";
-        self.conn.rows("list migrations", sql, &[]).await?.iter().map(read_row).collect()
+        let mut all: Vec<Migration> = Vec::new();
+        for row in self.conn.rows("list migrations", sql, &[]).await? {
+            let (migration, head): (_, Option<i32>) = (read_row(&row)?, row.get("head"));
+            // A head was registered before its others.
+            match head.and_then(|head| all.iter_mut().find(|m| m.id == head)) {
+                Some(head) => head.others.push(migration),
+                None => all.push(migration),
+            }
+        }
+        Ok(all)
     }
 
     /// One migration.
@@ -319,12 +354,12 @@ impl Store {
         pid.and_then(|pid| pid.parse().ok()).ok_or_else(|| Failure::failed("the server gave no backend pid"))
     }
 
-    /// SQL that moves migration `id` from one phase to the next and fails where it is not in `from`.
+    /// SQL that moves migration `id`, with all its tables, from one phase to the next and fails where it is not in `from`.
     pub fn set_phase_sql(id: i32, from: Phase, to: Phase) -> String {
         debug_assert!(from.may_become(to), "{from} to {to}");
         format!(
             "UPDATE pgrecast.migration SET phase = '{to}', changed_at = clock_timestamp() \
-             WHERE id = (SELECT CASE WHEN phase = '{from}' THEN id ELSE 1 / (id - id) END FROM pgrecast.migration WHERE id = {id})"
+             WHERE coalesce(head, id) = (SELECT CASE WHEN phase = '{from}' THEN id ELSE 1 / (id - id) END FROM pgrecast.migration WHERE id = {id})"
         )
     }
 
@@ -448,5 +483,6 @@ fn read_row(row: &Row) -> Result<Migration, Failure> {
         },
         asked: (row.get(18), row.get(19)),
         paused: row.get(20),
+        others: Vec::new(),
     })
 }

@@ -18,6 +18,7 @@ mod read;
 mod sequences;
 mod stored;
 mod text;
+mod together;
 mod trial;
 mod views;
 
@@ -31,6 +32,7 @@ pub use grants::Grant;
 pub use made::{Recipe, made};
 pub use sequences::OwnedSequence;
 pub use stored::{Rows, Stored};
+pub use together::{share, tied_to_several};
 
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -355,6 +357,9 @@ pub struct View {
     pub direct: bool,
     /// Whether a column of it has the table's row type.
     pub typed: bool,
+    /// Whether a column of it may get another type by another table that is migrated together with this one.
+    #[serde(skip)]
+    pub retyped: bool,
     /// Views of the list that it reads.
     pub uses: Vec<u32>,
     /// Columns of the table that it names.

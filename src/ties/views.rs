@@ -30,6 +30,7 @@ pub(super) fn fates(plan: &Plan, ties: &Ties) -> Vec<Fate> {
     let mut fates = Vec::new();
     for view in &ties.views {
         let other_types = view.typed
+            || view.retyped
             || view.mentions.iter().any(|c| changed.contains(c.as_str()))
             || view.uses.iter().any(|v| retyped.contains(v));
         let reads_new = view.direct || view.uses.iter().any(|v| renewed.contains(v));

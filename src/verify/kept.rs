@@ -138,7 +138,7 @@ impl Keeper {
                 numbers::counted(begun.state.done.blocks(), "block")
             );
             keep.reporter.say(Event::Notice { text });
-            site.progress.rows.store(begun.state.rows, Ordering::Relaxed);
+            site.progress.rows.fetch_add(begun.state.rows, Ordering::Relaxed);
         }
         Ok((Keeper { id: keep.id, connector, basis, conn: Mutex::new(Some(conn)) }, found))
     }

@@ -159,13 +159,16 @@ pub struct Difference {
 impl Verdict {
     /// Takes what was found of a part of that name.
     pub fn add(&mut self, part: Verdict, table: &str) {
-        // The progress that is counted is that of all.
-        self.rows_compared = part.rows_compared;
+        self.rows_compared += part.rows_compared;
         self.rechecked += part.rechecked;
         self.difference_count += part.difference_count;
         let room = DIFFERENCES_KEPT.saturating_sub(self.differences.len());
         let named = part.differences.into_iter().map(|d| Difference { table: Some(table.to_owned()), ..d });
         self.differences.extend(named.take(room));
+        self.set_aside_count += part.set_aside_count;
+        self.set_aside.extend(part.set_aside.into_iter().map(|key| format!("{table}: {key}")));
+        self.set_aside.truncate(DIFFERENCES_KEPT);
+        self.begun_before = self.begun_before.take().or(part.begun_before);
     }
 }
 
@@ -194,6 +197,8 @@ struct Site {
     begin: String,
     /// The fingerprint's columns.
     columns: String,
+    /// What the progress showed when it began.
+    rows_before: u64,
 }
 
 /// Compares the two tables.
@@ -266,7 +271,8 @@ impl Site {
             }
         };
         let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).collect();
-        Ok((Site { begin, columns, statements, guarded, leaves, job, progress }, rows))
+        let rows_before = progress.rows.load(Ordering::Relaxed);
+        Ok((Site { begin, columns, statements, guarded, leaves, job, progress, rows_before }, rows))
     }
 
     /// What fails for no value that may become NULL.
@@ -276,7 +282,7 @@ impl Site {
 
     /// Source rows read so far.
     fn rows(&self) -> u64 {
-        self.progress.rows.load(Ordering::Relaxed)
+        self.progress.rows.load(Ordering::Relaxed).saturating_sub(self.rows_before)
     }
 
     fn key_names(&self) -> impl Iterator<Item = &str> {
