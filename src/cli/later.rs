@@ -6,14 +6,6 @@ use clap::Args;
 
 use crate::error::Failure;
 
-/// Whatever follows a command that is not built yet.
-#[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
-pub(super) struct Ignored {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<OsString>,
-}
-
 /// Options that are not built yet.
 #[derive(Debug, Args)]
 pub(super) struct LaterOptions {
@@ -31,10 +23,4 @@ impl LaterOptions {
             None => Ok(()),
         }
     }
-}
-
-/// The refusal of a command that is not built yet.
-pub(super) fn refuse(command: &str) -> Failure {
-    Failure::usage(format!("pgrecast {command} is not part of this version yet"))
-        .hint("`pgrecast --help` shows the commands there are.")
 }

@@ -25,11 +25,12 @@ mod setting;
 mod spec;
 mod split;
 mod typed;
+mod widen;
 
 pub use alter::Alter;
 pub use demo::Demo;
 pub use hours::{Critical, Hours, Outside};
-pub use name::{NameError, TableName};
+pub use name::{ColumnName, NameError, TableName};
 pub use options::{Changes, Cutover, MigrateOptions, OnError, Throttle};
 pub use partition::{Partition, PartitionBy};
 pub use resume::Resume;
@@ -39,6 +40,7 @@ pub use set::Set;
 pub use setting::Setting;
 pub use spec::{Printed, Run, Spelled};
 pub use split::{OnChange, Split};
+pub use widen::Widen;
 
 use typed::{CommandLine, OneArgs, Typed};
 
@@ -49,6 +51,8 @@ pub enum Command {
     Alter(Box<Alter>),
     /// Make a table partitioned.
     Partition(Box<Partition>),
+    /// Change a key's type wherever it is held.
+    Widen(Box<Widen>),
     /// Do what a file says.
     Run(Box<Run>),
     /// Show a command as a file says it.
@@ -87,6 +91,7 @@ impl Command {
         match self {
             Command::Alter(_) => "alter",
             Command::Partition(_) => "partition",
+            Command::Widen(_) => "widen",
             Command::Run(_) => "run",
             Command::Print(printed) => printed.of.name(),
             Command::Split(_) => "split",
@@ -110,6 +115,7 @@ impl Command {
         match self {
             Command::Alter(alter) => alter.output.format,
             Command::Partition(partition) => partition.output.format,
+            Command::Widen(widen) => widen.output.format,
             Command::Run(run) => run.output.format,
             Command::Print(_) => Format::Text,
             Command::Split(split) => split.output.format,
@@ -271,6 +277,7 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
     match typed {
         Typed::Alter(typed) => Alter::check(*typed).map(Box::new).map(Command::Alter),
         Typed::Partition(typed) => Partition::check(*typed).map(Box::new).map(Command::Partition),
+        Typed::Widen(typed) => Widen::check(*typed).map(Box::new).map(Command::Widen),
         Typed::Run(typed) => Ok(Command::Run(Box::new(Run::check(*typed, words.clone())))),
         Typed::Split(typed) => Split::check(*typed).map(Box::new).map(Command::Split),
         Typed::Resume(typed) => Resume::check(*typed).map(Box::new).map(Command::Resume),
@@ -298,7 +305,6 @@ fn check(typed: Typed, words: &spec::Words) -> Result<Command, Failure> {
             connection: typed.session.into(),
         })),
         Typed::Demo(typed) => Ok(Command::Demo(typed.into())),
-        Typed::Widen(_) => Err(later::refuse("widen")),
     }
 }
 

@@ -30,6 +30,34 @@ impl fmt::Display for TableName {
     }
 }
 
+/// A column of a table, as it was typed: `TABLE.COLUMN` or `SCHEMA.TABLE.COLUMN`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnName {
+    /// Its table.
+    pub table: TableName,
+    /// Its name, folded or unquoted.
+    pub column: String,
+}
+
+impl fmt::Display for ColumnName {
+    /// Quoted only where needed. For messages, never for SQL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.table, plain_ident(&self.column))
+    }
+}
+
+impl FromStr for ColumnName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let mut parts = names(text, '.')?;
+        match (parts.pop(), parts.pop(), parts.pop(), parts.pop()) {
+            (Some(column), Some(name), schema, None) => Ok(ColumnName { table: TableName { schema, name }, column }),
+            _ => Err(NameError::NoColumn),
+        }
+    }
+}
+
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -51,6 +79,9 @@ pub enum NameError {
     /// `a.b.c`.
     #[error("a table is NAME or SCHEMA.NAME; the database is named by --dsn")]
     TooManyParts,
+    /// Not `a.b` or `a.b.c`.
+    #[error("a column is TABLE.COLUMN or SCHEMA.TABLE.COLUMN")]
+    NoColumn,
     /// The same column twice.
     #[error("column {} is named twice", plain_ident(.0))]
     Twice(String),
@@ -171,6 +202,16 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn columns_are_named_with_their_tables() {
+        let orders = |schema| ColumnName { table: table(schema, "orders"), column: "Id".to_owned() };
+        assert_eq!("orders.\"Id\"".parse(), Ok(orders(None)));
+        assert_eq!("public.orders.\"Id\"".parse(), Ok(orders(Some("public"))));
+        for text in ["orders", "a.b.c.d"] {
+            assert_eq!(text.parse::<ColumnName>(), Err(NameError::NoColumn), "{text}");
         }
     }
 

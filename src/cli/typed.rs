@@ -4,18 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::later::{Ignored, LaterOptions};
-use super::name::{Columns, TableName};
+use super::later::LaterOptions;
+use super::name::{ColumnName, Columns, TableName};
 use super::options::{Changes, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
 use super::split::OnChange;
 use crate::report::Format;
 
-const AFTER_HELP: &str = "\
-Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'
-
-Not yet: widen";
+const AFTER_HELP: &str = "Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'";
 
 /// Enough to watch, and done within minutes on two cores.
 const DEMO_ROWS: u64 = 3_000_000;
@@ -44,6 +41,8 @@ pub(super) enum Typed {
     Partition(Box<PartitionArgs>),
     /// Move columns or rows into new tables: they leave the old one
     Split(Box<SplitArgs>),
+    /// Change a key's type, in its table and in every table that refers to it
+    Widen(Box<WidenArgs>),
     /// Do what a file says, as --print-spec writes it
     Run(Box<RunArgs>),
     /// Go on with an interrupted migration
@@ -70,8 +69,6 @@ pub(super) enum Typed {
     Rollback(RollbackArgs),
     /// Migrate a table under load on a throwaway server, and show what happened
     Demo(DemoArgs),
-    #[command(hide = true)]
-    Widen(Ignored),
 }
 
 impl Typed {
@@ -81,6 +78,7 @@ impl Typed {
             Typed::Alter(typed) => Some(&typed.beginning),
             Typed::Partition(typed) => Some(&typed.beginning),
             Typed::Split(typed) => Some(&typed.beginning),
+            Typed::Widen(typed) => Some(&typed.beginning),
             Typed::Run(typed) => Some(&typed.beginning),
             Typed::Resume(_)
             | Typed::List(_)
@@ -91,7 +89,6 @@ impl Typed {
             | Typed::Finish(_)
             | Typed::Rollback(_)
             | Typed::Demo(_)
-            | Typed::Widen(_)
             | Typed::Pause(_)
             | Typed::Unpause(_)
             | Typed::Set(_) => None,
@@ -245,6 +242,24 @@ pub(super) struct RunArgs {
     /// The file
     #[arg(value_name = "SPEC.toml", value_parser = path)]
     pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) beginning: Beginning,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WidenArgs {
+    /// The key: NAME.COLUMN or SCHEMA.NAME.COLUMN, quoted as in SQL
+    #[arg(value_name = "TABLE.COLUMN")]
+    pub(super) column: ColumnName,
+    /// Its new type
+    #[arg(id = "type", value_name = "TYPE")]
+    pub(super) type_sql: String,
+    /// A column that holds the key too, without a foreign key; what refers to it follows. May be repeated
+    #[arg(long = "also", value_name = "TABLE.COLUMN")]
+    pub(super) also: Vec<ColumnName>,
+    /// For tables too large to be swapped together: one after the other, those that refer first
+    #[arg(long)]
+    pub(super) one_by_one: bool,
     #[command(flatten)]
     pub(super) beginning: Beginning,
 }

@@ -1,6 +1,7 @@
 //! `pgrecast alter`, `pgrecast partition`, `pgrecast split`, and what goes on with them.
 
 use super::opened::{Opened, is_unfinished, open};
+use super::widen::check_type;
 use super::{close, report_of, reporter, steps};
 use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
@@ -139,6 +140,7 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
                 .map(drop)
         }
         Command::Split(typed) => split_spec(typed).map(drop),
+        Command::Widen(typed) => check_type(&typed.type_sql),
         Command::Print(printed) => understand(&printed.of),
         Command::Run(_)
         | Command::Resume(_)

@@ -3,6 +3,7 @@
 mod demo;
 mod list;
 mod migrate;
+mod one_by_one;
 mod opened;
 mod remove;
 mod rollback;
@@ -10,6 +11,7 @@ mod spec;
 mod steer;
 mod steps;
 mod verify;
+mod widen;
 
 use crate::cli::Command;
 use crate::error::Failure;
@@ -26,6 +28,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Alter(alter) => migrate::alter(*alter).await,
         Command::Partition(partition) => migrate::partition(*partition).await,
+        Command::Widen(typed) => widen::widen(*typed).await,
         Command::Run(typed) => spec::run(*typed).await,
         Command::Print(printed) => spec::print(&printed),
         Command::Split(split) => migrate::split(*split).await,

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod ddl;
 pub mod guard;
+pub mod holding;
 pub mod key;
 pub mod kin;
 pub mod lookups;

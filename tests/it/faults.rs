@@ -74,12 +74,26 @@ const FINISH: &[&str] = &["drop old table", "forget migration", "drop control sc
 /// Of `abort`.
 const ABORT: &[&str] = &["drop slot", "drop publication", "drop shadow", "drop journal", "forget migration"];
 
+/// Of a run over two tables, where that is another matter than over one; on the newest major.
+const TOGETHER: &[&str] = &[
+    "after register migration",
+    "after create shadow",
+    "after commit prepare",
+    "before commit attach",
+    "after analyze shadow",
+    "after lock source",
+    "after swap",
+    "after commit cut-over",
+    "after drop shadow #3",
+    "before validate foreign key",
+];
+
 /// Lanes of cases, each with a server of its own: a slot waits for the transactions of every database.
 const LANES: usize = 3;
 
 /// Both sides of each statement that is not given with one.
 fn both(points: &[&str]) -> Vec<String> {
-    let sides = |point: &&str| match point.starts_with("after ") {
+    let sides = |point: &&str| match point.starts_with("after ") || point.starts_with("before ") {
         true => vec![point.to_string()],
         false => vec![format!("before {point}"), format!("after {point}")],
     };
@@ -125,6 +139,7 @@ enum Command {
     Alter,
     Split,
     AlterWithWindow,
+    Widen,
     Rollback,
     Finish,
     Abort,
@@ -162,7 +177,7 @@ impl Case {
         db.sql(Shape::plain_ddl());
         db.sql(
             "INSERT INTO t (id, v) SELECT -n, repeat('x', 1000) FROM generate_series(1, 3000) n;
-             CREATE TABLE child (t_id int REFERENCES t); INSERT INTO child VALUES (-1), (-2)",
+             CREATE TABLE child (id int PRIMARY KEY, t_id int REFERENCES t); INSERT INTO child VALUES (1, -1), (2, -2)",
         );
         let before = dump(&db);
         let options = Options { connections: 2, rows: 200, slots: 600, large: 50, ..Options::paced(7) };
@@ -175,6 +190,7 @@ impl Case {
             Command::Alter => self.alter(must),
             Command::Split => self.split(must),
             Command::AlterWithWindow => self.alter_with_window(must),
+            Command::Widen => self.widen(must),
             Command::Rollback => self.rollback(must),
             Command::Finish => self.finish(must),
             Command::Abort => self.abort(must),
@@ -207,6 +223,22 @@ impl Case {
         assert_eq!(self.db.query_one_text(differ), "0");
         assert_eq!(self.db.query_one_text("SELECT count(*) FROM part WHERE t_id < 0"), "3000");
         self.go_on(&["finish", &self.id()]);
+        self.assert_kept();
+        died
+    }
+
+    fn widen(self, must: Must) -> Died {
+        let args = ["widen", "t.id", "bigint"];
+        let died = self.dies(&args, must);
+        match self.is_registered() {
+            true => self.go_on(&["resume", &self.id()]),
+            false => self.go_on(&args),
+        };
+        self.go_on(&["finish", &self.id()]);
+        let types = "SELECT string_agg(format_type(atttypid, NULL), ' ') FROM pg_attribute \
+             WHERE attrelid = 't'::regclass AND attname = 'id' OR attrelid = 'child'::regclass AND attname = 't_id'";
+        assert_eq!(self.db.query_one_text(types), "bigint bigint");
+        assert_eq!(self.db.query_one_text("SELECT string_agg(t_id::text, ' ' ORDER BY id) FROM child"), "-1 -2");
         self.assert_kept();
         died
     }
@@ -298,7 +330,7 @@ impl Case {
     /// Whether the control schema has a migration.
     fn is_registered(&self) -> bool {
         self.db.query_one_text("SELECT to_regclass('pgrecast.migration') IS NOT NULL") == "t"
-            && self.db.query_one_text("SELECT count(*) FROM pgrecast.migration") == "1"
+            && self.db.query_one_text("SELECT count(*) FROM pgrecast.migration WHERE head IS NULL") == "1"
     }
 
     /// Whether the old table is kept in step.
@@ -307,7 +339,7 @@ impl Case {
     }
 
     fn id(&self) -> String {
-        self.db.query_one_text("SELECT id FROM pgrecast.migration")
+        self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL")
     }
 
     fn go_on(&self, args: &[&str]) -> Output {
@@ -360,6 +392,14 @@ fn a_split_dies_at_every_step_and_goes_on() {
 }
 
 #[test]
+fn a_run_over_two_tables_dies_and_goes_on() {
+    // Which step it is matters here, and not which server.
+    if Db::new().major() >= 18 {
+        each(Command::Widen, &both(TOGETHER), Must::Die);
+    }
+}
+
+#[test]
 fn a_run_dies_on_the_way_back_and_goes_on() {
     each(Command::AlterWithWindow, &both(WINDOW), Must::Die);
 }
@@ -381,7 +421,8 @@ fn finish_and_abort_die_at_every_step_and_are_said_again() {
 fn every_point_that_is_reached() {
     let place = tempfile::tempdir().expect("a directory");
     let asked = std::env::var("PGRECAST_FAULTS").unwrap_or_default();
-    for command in [Command::AlterWithWindow, Command::Rollback, Command::Finish, Command::Abort] {
+    let commands = [Command::AlterWithWindow, Command::Widen, Command::Rollback, Command::Finish, Command::Abort];
+    for command in commands {
         let log = place.path().join(format!("{command:?}"));
         let asked: Vec<String> = asked.lines().map(str::to_owned).collect();
         let points = if asked.is_empty() { reached(command, &log) } else { asked };

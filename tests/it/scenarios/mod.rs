@@ -23,6 +23,7 @@ mod tied;
 mod twins;
 mod unfit;
 mod values;
+mod widened;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
