@@ -110,6 +110,45 @@ pub fn tied(lab: &mut Lab) -> Result<Outcome> {
         .shown("longest transaction of a client during a run", worst(&longest), "ms"))
 }
 
+/// The tables of row 12 that hold the key of pgbench's accounts, of which its clients write two.
+const HOLDERS: &str = "
+    ALTER TABLE pgbench_history ADD id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        ADD FOREIGN KEY (aid) REFERENCES pgbench_accounts;
+    CREATE TABLE cards (aid int PRIMARY KEY REFERENCES pgbench_accounts);
+    INSERT INTO cards SELECT n FROM generate_series(1, 100000) n;
+    CREATE TABLE letters (id int PRIMARY KEY, aid int REFERENCES cards);
+    INSERT INTO letters SELECT n, n FROM generate_series(1, 100000) n;
+    CREATE TABLE visits (id int PRIMARY KEY, aid int REFERENCES pgbench_accounts);
+    INSERT INTO visits SELECT n, n FROM generate_series(1, 100000) n;";
+
+/// Row 12.
+pub fn together(lab: &mut Lab) -> Result<Outcome> {
+    let template = lab.pgbench_template(10)?;
+    lab.fresh(&template)?;
+    lab.sql(DATABASE)?.run(HOLDERS)?;
+    lab.settle()?;
+    let load = Load::start(lab, &["-N", "-M", "prepared"])?;
+    sleep(lab.span(10.0));
+    let count = usize::from(lab.cutovers).div_ceil(2);
+    let widened = |number: usize| {
+        let kind = if number.is_multiple_of(2) { "bigint" } else { "int" };
+        let done = Migration::begin(lab, &["widen", "pgbench_accounts.aid", kind], &["--no-verify"])?.done()?;
+        done.finish(lab)?;
+        Ok(done)
+    };
+    let swaps = (0..count).map(widened).collect::<Result<Vec<Done>>>();
+    let log = load.stop()?;
+    let swaps = swaps?;
+    let blocked: Vec<f64> = swaps.iter().map(Done::blocked_ms).collect();
+    let longest: Vec<f64> = swaps.iter().map(|done| log.longest_ms(done.begun_at, done.ended_at)).collect();
+    let facts: Vec<Value> = swaps.iter().map(Done::facts).collect();
+    Ok(Outcome::new(12, json!({ "swaps": facts, "longest_ms": longest }))
+        .at_most("write_blocked, median", median(&blocked), 80.0, "ms")
+        .shown(format!("write_blocked, worst of {count}"), worst(&blocked), "ms")
+        .at_most("failed transactions", log.failed, 0.0, "")
+        .shown("longest transaction of a client during a run", worst(&longest), "ms"))
+}
+
 fn swap(lab: &Lab, number: usize) -> Result<Swap> {
     let kind = if number.is_multiple_of(2) { "bigint" } else { "int" };
     let before = window(lab);

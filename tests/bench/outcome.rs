@@ -51,6 +51,7 @@ pub fn title(row: u8) -> &'static str {
         9 => "memory with 5 M rows and 1 M changed keys",
         10 => "cut-over under pgbench -N of a table with views, foreign keys, triggers and policies",
         11 => "3 M rows by month, idle, against the same by hand without traffic",
+        12 => "cut-over under pgbench -N of five tables that hold one key",
         _ => "unknown",
     }
 }
