@@ -14,7 +14,7 @@ use crate::context::{Context, Group};
 use crate::drift;
 use crate::error::{Exit, Failure};
 use crate::follow::{failed_any, stop_all};
-use crate::monitor::{Board, closed_failure};
+use crate::monitor::{Board, closed_failure, given_up};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
@@ -71,7 +71,10 @@ impl Run {
         self.group.head.store.ask_to_end(self.group.head.id, None).await?;
         if migration.phase == state::Phase::Prepare {
             self.wait_for_window(&mut stopped).await?;
-            let prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut stopped).await;
+            let prepared = tokio::select! {
+                prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut stopped) => prepared,
+                why = self.aborted() => Err(why),
+            };
             let seconds = match prepared {
                 Err(failure) if failure.exit == Exit::Failed => return Err(self.undo(failure).await),
                 other => other?,
@@ -101,6 +104,20 @@ impl Run {
             finish::end_former_run(table).await?;
         }
         Ok(())
+    }
+
+    /// Waits until `pgrecast abort` was run elsewhere; later the monitor looks for that.
+    async fn aborted(&self) -> Failure {
+        let head = &self.group.head;
+        loop {
+            tokio::time::sleep(compare::EVERY).await;
+            // The work beside it may have this session in a transaction that has failed.
+            if let Ok(Some(migration)) = head.store.get(head.id).await
+                && migration.ending == Some(state::Ending::Abort)
+            {
+                return given_up(head.id);
+            }
+        }
     }
 
     /// Nothing is begun outside the windows.

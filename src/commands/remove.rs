@@ -19,17 +19,19 @@ pub async fn abort(typed: One) -> Result<(), Failure> {
     }
     let reporter = reporter(typed.format)?;
     let group = opened.take_over(&migration, Ending::Abort, 1, reporter).await?;
-    // Whoever had the lease until now may have come to the swap first.
-    let migration = group.head.store.get_again(migration.id).await?;
-    if !migration.phase.is_before_swap() {
-        return Err(swapped(&migration));
+    // Whoever had the lease until now may have come to the swap first, or given up what was only prepared.
+    let left = group.head.store.get(migration.id).await?;
+    if let Some(migration) = left {
+        if !migration.phase.is_before_swap() {
+            return Err(swapped(&migration));
+        }
+        let conn = group.head.connector.open(Role::Control).await?;
+        for table in group.tables() {
+            finish::end_former_run(table).await?;
+            finish::remove_ours(table, &conn).await?;
+        }
+        group.head.store.forget(migration.id).await?;
     }
-    let conn = group.head.connector.open(Role::Control).await?;
-    for table in group.tables() {
-        finish::end_former_run(table).await?;
-        finish::remove_ours(table, &conn).await?;
-    }
-    group.head.store.forget(migration.id).await?;
     let sources: Vec<&str> = migration.tables().map(|table| table.source.as_str()).collect();
     let as_before = if sources.len() == 1 { "is as it was" } else { "are as they were" };
     let text = format!("aborted migration {}; {} {as_before}", migration.id, sources.join(", "));

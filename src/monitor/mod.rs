@@ -13,6 +13,7 @@ pub use board::Board;
 use decide::Look;
 pub use decide::closed_failure;
 use history::History;
+pub use signals::given_up;
 
 use crate::context::Context;
 use crate::copy;

@@ -19,11 +19,14 @@ pub struct Asked {
 impl Asked {
     /// Why the run is to end, if so.
     pub fn ended(&self, id: i32) -> Option<Failure> {
-        self.aborted.then(|| {
-            Failure::failed(format!("migration {id} is given up: pgrecast abort was run elsewhere"))
-                .hint("The table is as it was; pgrecast abort removes what belongs to the migration.")
-        })
+        self.aborted.then(|| given_up(id))
     }
+}
+
+/// What a run ends with that is aborted from elsewhere.
+pub fn given_up(id: i32) -> Failure {
+    Failure::failed(format!("migration {id} is given up: pgrecast abort was run elsewhere"))
+        .hint("The table is as it was; pgrecast abort removes what belongs to the migration.")
 }
 
 /// What was asked.

@@ -323,8 +323,8 @@ impl Work {
             let flag = cutover.postpone && !self.released().await?;
             let why = match (file, flag, allowed.reason()) {
                 (Some(file), ..) => format!("the file {} to go", file.display()),
-                (None, true, _) => format!("pgrecast cutover {}", self.group.head.id),
-                (None, false, Some(held)) => format!("the end of: {held}"),
+                (None, _, Some(held)) => format!("the end of: {held}"),
+                (None, true, None) => format!("pgrecast cutover {}", self.group.head.id),
                 (None, false, None) => return Ok(()),
             };
             if said.as_ref() != Some(&why) {
@@ -336,8 +336,10 @@ impl Work {
     }
 
     async fn released(&self) -> Result<bool, Failure> {
-        let sql = format!("SELECT cutover_released FROM pgrecast.migration WHERE id = {}", self.group.head.id);
-        Ok(self.group.head.store.conn().scalar("look for release", &sql).await?.as_deref() == Some("t"))
+        let head = &self.group.head;
+        // A pause that came before the release must be seen with it.
+        let sql = format!("SELECT cutover_released AND NOT paused FROM pgrecast.migration WHERE id = {}", head.id);
+        Ok(head.store.conn().scalar("look for release", &sql).await?.as_deref() == Some("t"))
     }
 
     async fn cut_over(&self, _: Ready) -> Result<(), Failure> {

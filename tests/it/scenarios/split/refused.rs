@@ -97,7 +97,7 @@ fn a_dry_run_shows_the_new_tables_and_changes_nothing() {
     for words in [
         "CREATE TABLE \"pgrecast\".\"shadow_0_part_0\"",
         "INSERT INTO \"pgrecast\".\"shadow_0_part_0\" (\"id\", \"v\")",
-        "ANALYZE \"pgrecast\".\"shadow_0\", \"pgrecast\".\"shadow_0_part_0\"",
+        "ANALYZE \"pgrecast\".\"shadow_0_part_0\"",
         "RENAME TO \"n\"",
         "ADD CONSTRAINT \"n_id_fkey\" FOREIGN KEY (\"id\") REFERENCES \"public\".\"t\" (\"id\") NOT VALID",
         "VALIDATE CONSTRAINT \"n_id_fkey\"",
