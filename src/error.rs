@@ -110,6 +110,11 @@ impl Failure {
         self.source.as_ref().is_some_and(|e| e.is_data())
     }
 
+    /// Whether a privilege was missing.
+    pub fn is_forbidden(&self) -> bool {
+        self.source.as_ref().is_some_and(|e| e.is(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE))
+    }
+
     /// Adds the detail.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());

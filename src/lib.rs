@@ -35,6 +35,7 @@ pub mod context;
 pub mod copy;
 pub mod cutover;
 pub mod drift;
+pub mod estimate;
 mod extend;
 pub mod fill;
 pub mod finish;

@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
     "keep",
     "compare",
     "monitor",
+    "estimate",
     "cutover",
     "extend",
     "index",

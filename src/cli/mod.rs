@@ -31,7 +31,7 @@ pub use alter::Alter;
 pub use demo::Demo;
 pub use hours::{Critical, Hours, Outside};
 pub use name::{ColumnName, NameError, TableName};
-pub use options::{Changes, Cutover, MigrateOptions, OnError, Throttle};
+pub use options::{Changes, Cutover, DryRun, MigrateOptions, OnError, Throttle};
 pub use partition::{Partition, PartitionBy};
 pub use resume::Resume;
 pub use reverse::Reverse;

@@ -42,6 +42,9 @@ pub struct MigrateOptions {
     pub failover_slot: bool,
     /// What becomes of a value that does not convert.
     pub on_error: OnError,
+    /// How a dry run measures; no migration's concern, so it is not kept.
+    #[serde(skip)]
+    pub dry_run: DryRun,
 }
 
 /// What becomes of a value that does not convert to the new type.
@@ -65,6 +68,21 @@ impl OnError {
             OnError::Null => "null",
             OnError::Quarantine => "quarantine",
         }
+    }
+}
+
+/// How a dry run measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DryRun {
+    /// How long the writes are counted.
+    pub sample: Duration,
+    /// Whether a part of the table is copied to a temporary one.
+    pub trial: bool,
+}
+
+impl Default for DryRun {
+    fn default() -> Self {
+        DryRun { sample: Duration::from_secs(30), trial: true }
     }
 }
 
@@ -122,6 +140,7 @@ impl Default for MigrateOptions {
             rollback_window: None,
             failover_slot: false,
             on_error: OnError::Abort,
+            dry_run: DryRun::default(),
         }
     }
 }
@@ -247,9 +266,28 @@ impl Changes {
             rollback_window: self.rollback_window.or(base.rollback_window),
             failover_slot: base.failover_slot,
             on_error: base.on_error,
+            dry_run: base.dry_run,
         };
         options.cutover.check()?;
         Ok(options)
+    }
+}
+
+/// How a dry run is to measure.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub(super) struct DryRunArgs {
+    /// How long --dry-run counts the table's writes [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration, requires = "dry_run")]
+    sample: Option<Duration>,
+    /// Let --dry-run estimate from the catalog alone, and copy no part of the table to a temporary one
+    #[arg(long, requires = "dry_run")]
+    no_trial: bool,
+}
+
+impl From<DryRunArgs> for DryRun {
+    fn from(typed: DryRunArgs) -> Self {
+        let default = DryRun::default();
+        DryRun { sample: typed.sample.unwrap_or(default.sample), trial: !typed.no_trial }
     }
 }
 

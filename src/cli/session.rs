@@ -52,6 +52,7 @@ impl Beginning {
         let mut options = self.changes.apply(MigrateOptions::default())?;
         options.primary_key = primary_key.map(|columns| columns.0);
         options.failover_slot = self.failover_slot;
+        options.dry_run = self.measures.into();
         let output = Output::new(&self.session.format, self.report);
         Ok(Begun { dry_run: self.dry_run, options, connection: self.session.into(), output })
     }

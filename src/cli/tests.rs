@@ -59,6 +59,8 @@ fn every_option_reaches_its_field() {
     let read = alter(&[
         "--dsn=postgres://u:secret@h/d",
         "--dry-run",
+        "--sample=5s",
+        "--no-trial",
         "--jobs=4",
         "--max-runtime=1h",
         "--lock-timeout=100ms",
@@ -135,6 +137,7 @@ fn every_option_reaches_its_field() {
         rollback_window: Some(Duration::from_secs(7_200)),
         failover_slot: true,
         on_error: OnError::Quarantine,
+        dry_run: DryRun { sample: Duration::from_secs(5), trial: false },
     };
     let reverse = Reverse { column: "total".to_owned(), expression: "round(price * 100)".to_owned() };
     assert_eq!(read.reverse, [reverse]);
@@ -189,7 +192,7 @@ fn a_resumed_migration_keeps_what_is_not_typed_again() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 28] = [
+    let cases: [(&[&str], &str); 30] = [
         (&[], "Usage:"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&["alter"], "<TABLE>"),
@@ -215,6 +218,8 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
         (&["alter", "t", "", "--rollback-window", "1h", "--reverse", "a=1", "--reverse", "a=2"], "given twice"),
         (&["run"], "<SPEC.toml>"),
         (&["alter", "t", "", "--print-spec", "--dry-run"], "cannot be used with"),
+        (&["alter", "t", "", "--sample", "5s"], "--dry-run"),
+        (&["alter", "t", "", "--no-trial"], "--dry-run"),
         (&["rollback"], "<ID>"),
         (&["finish"], "<ID>"),
         (&["finish", "0"], "1.."),

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::later::LaterOptions;
 use super::name::{ColumnName, Columns, TableName};
-use super::options::{Changes, OnError, path};
+use super::options::{Changes, DryRunArgs, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
 use super::split::OnChange;
@@ -123,9 +123,11 @@ pub(super) struct AlterArgs {
 // No doc comment: it would be the command's own.
 #[derive(Debug, Args)]
 pub(super) struct Beginning {
-    /// Print the plan and change nothing
+    /// Print the plan and the estimate, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) measures: DryRunArgs,
     /// Print this command as a spec for `pgrecast run`, and do nothing
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) print_spec: bool,

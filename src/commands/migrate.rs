@@ -2,9 +2,10 @@
 
 use super::opened::{Opened, is_unfinished, open};
 use super::widen::check_type;
-use super::{close, report_of, reporter, steps};
+use super::{close, report_of, reporter, say_line, steps};
 use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
+use crate::estimate::estimate;
 use crate::monitor::closed_failure;
 use crate::pg::Conn;
 use crate::plan::build::Request;
@@ -12,7 +13,7 @@ use crate::plan::types::Plan;
 use crate::plan::{build::plan, reverse::reverse, tree};
 use crate::preflight::{self, Finding};
 use crate::published::NO_WAY_BACK;
-use crate::report::{Event, Report, Reporter};
+use crate::report::{Event, Format, Report, Reporter};
 use crate::run::{Run, Until, absolute};
 use crate::seams;
 use crate::spec::{self, Clauses, Partitioning, Spec};
@@ -210,20 +211,24 @@ pub(super) async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, 
     let opened = open(&wanted.connection, wanted.options.cutover.lock_timeout).await?;
     let planner = opened.planner().await?;
     let oid = preflight::find_table(&planner, wanted.table.schema.as_deref(), &wanted.table.name).await?;
-    if let Some(begun) = begun_before(&opened, oid, wanted).await? {
-        return Ok(Some((opened, begun, true)));
+    match begun_before(&opened, oid, wanted).await {
+        Ok(Some(begun)) => return Ok(Some((opened, begun, true))),
+        Ok(None) => {}
+        // That the control schema is another role's is among what preflight finds.
+        Err(failure) if wanted.dry_run && failure.is_forbidden() => {}
+        Err(failure) => return Err(failure),
     }
     refuse_hours(wanted)?;
-    let found = preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?;
-    preflight::refusal(found)?;
+    let mut sieve = Sieve { dry_run: wanted.dry_run, of_role: Vec::new() };
+    sieve.pass(preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?)?;
     check_settings(&opened, &settings(&wanted.options)).await?;
     refuse_blind_throttle(&opened, &wanted.options)?;
     let (plan, ties) = planned(&opened, &planner, oid, wanted).await?;
     let mut found = ties.findings(&planner, &plan, opened.facts.version).await?;
     found.extend(of_partitions(&opened, &plan).await?);
-    preflight::refusal(found)?;
+    sieve.pass(found)?;
     if wanted.dry_run {
-        steps::show(&[(plan, ties)], &opened.facts, wanted.output.format, &wanted.options)?;
+        show(&opened, &[(plan, ties)], &sieve.said(), wanted.output.format, &wanted.options).await?;
         return Ok(None);
     }
     let source = plan.source.name.plain();
@@ -237,6 +242,22 @@ pub(super) async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, 
     let id = opened.store.register(&new, &[]).await?;
     let migration = opened.store.get_again(id).await?;
     Ok(Some((opened, migration, false)))
+}
+
+/// Shows the plan, and what the migration of each table will come to.
+pub(super) async fn show(
+    opened: &Opened,
+    plans: &[(Plan, Ties)],
+    remarks: &[String],
+    format: Format,
+    options: &MigrateOptions,
+) -> Result<(), Failure> {
+    steps::show(plans, &opened.facts, format, options)?;
+    for (plan, ties) in plans {
+        let estimated = estimate(&opened.connector, plan, ties, &opened.facts, options).await?;
+        say_line(&estimated.remarked(remarks).shown(format)?);
+    }
+    Ok(())
 }
 
 /// The plan for one table, and what is tied to it.
@@ -279,6 +300,26 @@ async fn of_partitions(opened: &Opened, plan: &Plan) -> Result<Vec<Finding>, Fai
         found.extend(ties.of_partition(&partition.branch.shape.name));
     }
     Ok(found)
+}
+
+/// What speaks against a migration ends it before it begins. That another role would have to run it does not end a dry
+/// run, which tells it instead.
+struct Sieve {
+    dry_run: bool,
+    of_role: Vec<Finding>,
+}
+
+impl Sieve {
+    fn pass(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
+        let (of_role, others) = findings.into_iter().partition(|f| self.dry_run && f.of_role);
+        self.of_role.extend::<Vec<Finding>>(of_role);
+        preflight::refusal(others)
+    }
+
+    fn said(self) -> Vec<String> {
+        let said = |f: Finding| format!("This role could not run it: {}. {}", f.what, f.hint);
+        self.of_role.into_iter().map(said).collect()
+    }
 }
 
 /// A command that ended before there was a run writes its report all the same.

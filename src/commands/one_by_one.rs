@@ -4,10 +4,10 @@
 //! have: so between two swaps every foreign key holds, whichever of its ends is wider. Columns that refer come first, as a
 //! value that only the new type can hold comes up in the key and must have a place in all that refers to it.
 
-use super::migrate::{How, Wanted, begin, go, without_run};
+use super::migrate::{How, Wanted, begin, go, show, without_run};
 use super::opened::{Opened, is_unfinished, open};
+use super::reporter;
 use super::widen::{check_type, clauses_of, holding_of, plan_each};
-use super::{reporter, steps};
 use crate::cli::{TableName, Widen};
 use crate::error::Failure;
 use crate::plan::types::Plan;
@@ -54,7 +54,7 @@ async fn step(typed: &Widen, any: bool) -> Result<Option<(Opened, Migration, boo
     preflight::refusal(found)?;
     if typed.dry_run {
         for table in tables {
-            steps::show(&[table], &opened.facts, typed.output.format, &typed.options)?;
+            show(&opened, &[table], &[], typed.output.format, &typed.options).await?;
         }
         return Ok(None);
     }

@@ -1,10 +1,10 @@
 //! `pgrecast widen`: a key's type is changed in every table that holds it, each with a plan of its own, in one cut-over.
 
 use super::migrate::{
-    How, Wanted, begun_before, go, make_absolute, planned, refuse_blind_throttle, refuse_hours, without_run,
+    How, Wanted, begun_before, go, make_absolute, planned, refuse_blind_throttle, refuse_hours, show, without_run,
 };
 use super::opened::{Opened, open};
-use super::{one_by_one, reporter, steps};
+use super::{one_by_one, reporter};
 use crate::cli::{ColumnName, TableName, Widen};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -55,7 +55,13 @@ async fn begin(typed: &Widen) -> Result<Option<(Opened, Migration, bool)>, Failu
     }
     let tables = judge(&opened, &planner, tables).await?;
     if typed.dry_run {
-        steps::show(&tables, &opened.facts, typed.output.format, &typed.options)?;
+        let together = (tables.len() > 1).then(|| {
+            format!(
+                "This is of one table alone, and {} are migrated together: their times, WAL and disk add up.",
+                tables.len()
+            )
+        });
+        show(&opened, &tables, together.as_slice(), typed.output.format, &typed.options).await?;
         return Ok(None);
     }
     let request = typed.request();

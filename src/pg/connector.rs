@@ -44,6 +44,8 @@ pub enum Role {
     Cutover,
     /// Looks at lag, locks and signals.
     Monitor,
+    /// Measures and tries for an estimate.
+    Estimator,
 }
 
 impl Role {
@@ -59,6 +61,7 @@ impl Role {
             Role::Verifier => "verifier",
             Role::Cutover => "cut-over",
             Role::Monitor => "monitor",
+            Role::Estimator => "estimator",
         }
     }
 
@@ -75,6 +78,7 @@ impl Role {
             Role::Verifier => "connect verifier",
             Role::Cutover => "connect cut-over",
             Role::Monitor => "connect monitor",
+            Role::Estimator => "connect estimator",
         }
     }
 }
@@ -178,7 +182,7 @@ impl Connector {
         let mut pin = |name: &str, value: &str| sql.push_str(&format!("SET {} = {};\n", Ident(name), Literal(value)));
         pin("lock_timeout", &format!("{}ms", self.lock_timeout.as_millis()));
         match role {
-            Role::Planner | Role::Control | Role::Monitor | Role::Cutover | Role::Journal => {}
+            Role::Planner | Role::Control | Role::Monitor | Role::Estimator | Role::Cutover | Role::Journal => {}
             Role::Copier => {
                 pin("synchronous_commit", "off");
                 // A block range is all that is ever read here.
@@ -197,7 +201,7 @@ impl Connector {
                 pin("work_mem", "96MB");
             }
         }
-        if matches!(role, Role::Flusher | Role::Cutover | Role::Verifier) {
+        if matches!(role, Role::Flusher | Role::Cutover | Role::Verifier | Role::Estimator) {
             // A few keys against a large table: an index look-up each, whatever the statistics of the moment say.
             for node in ["enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_material"] {
                 pin(node, "off");

@@ -49,7 +49,11 @@ impl Obstacle {
                 format!("Take {grantor} out of the owner's role for the time"),
             ),
         };
-        Finding::new(
+        let finding = match self {
+            Obstacle::NotSettable => Finding::of_role,
+            Obstacle::NoUsage | Obstacle::HasOwners => Finding::new,
+        };
+        finding(
             format!("a privilege on {what} was granted by role {grantor}, {trouble}"),
             format!("{way_out}, or revoke the privilege and let the owner grant it."),
         )

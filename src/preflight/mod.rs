@@ -24,12 +24,19 @@ pub struct Finding {
     pub what: String,
     /// What would help.
     pub hint: String,
+    /// Another role would do: nothing speaks against the migration itself.
+    pub of_role: bool,
 }
 
 impl Finding {
     /// A finding.
     pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Finding { what: what.into(), hint: hint.into() }
+        Finding { what: what.into(), hint: hint.into(), of_role: false }
+    }
+
+    /// One that is about what the role may do.
+    pub fn of_role(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Finding { of_role: true, ..Finding::new(what, hint) }
     }
 }
 

@@ -102,13 +102,13 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
         ));
     }
     if !(f.superuser || f.replication || rds_replication(conn).await?) {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("role {} may not use replication", plain_ident(&f.role)),
             format!("ALTER ROLE {} REPLICATION.", plain_ident(&f.role)),
         ));
     }
     if !f.create_on_database {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!(
                 "role {} may not create a publication in database {}",
                 plain_ident(&f.role),
@@ -132,7 +132,7 @@ pub(super) async fn findings(conn: &Conn, f: &ServerFacts) -> Result<Vec<Finding
         ));
     }
     if f.schema_usable == Some(false) {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("schema {SCHEMA} exists and belongs to another role"),
             format!(
                 "GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {}, or run as the role that made it.",

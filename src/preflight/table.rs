@@ -100,13 +100,13 @@ pub(super) async fn findings(
         ));
     }
     if !(f.is_owner || server.superuser) {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("role {role} does not own table {table}"),
             format!("Run as {}, or GRANT {} TO {role}.", plain_ident(&f.owner), plain_ident(&f.owner)),
         ));
     }
     if !f.schema_create {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("role {role} may not create tables in schema {}", plain_ident(&f.schema)),
             format!("GRANT CREATE ON SCHEMA {} TO {role}.", plain_ident(&f.schema)),
         ));

@@ -89,7 +89,7 @@ struct Judge<'a> {
 
 fn owned(what: &str, owned: bool) -> Option<Finding> {
     (!owned).then(|| {
-        Finding::new(
+        Finding::of_role(
             format!("{what} belongs to another role"),
             "It is made anew in the cut-over: run as a member of its owner, or drop it and create it again afterwards.",
         )
@@ -108,13 +108,13 @@ fn renewed(what: &str, view: &View, why: &str) -> Vec<Finding> {
         .collect();
     found.extend(hindered(&view.grants, what, &view.name.schema));
     if !view.creatable {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("{what} {why}, and this role or its owner may create nothing in its schema"),
             format!("GRANT CREATE ON SCHEMA {} to both.", plain_ident(&view.name.schema)),
         ));
     }
     if view.stored.as_ref().is_some_and(|stored| stored.rows.guarded) {
-        found.push(Finding::new(
+        found.push(Finding::of_role(
             format!("{what} would be filled by this role, and row level security may show its owner other rows"),
             "Run as its owner, or drop it first and create it again afterwards.",
         ));
@@ -174,13 +174,13 @@ impl Judge<'_> {
             found.push(Finding::new(format!("{what} has partitioned tables at both ends"), drop));
         }
         if !key.table.owned {
-            found.push(Finding::new(
+            found.push(Finding::of_role(
                 format!("{what} is of a table that belongs to another role, or has a partition that does"),
                 "Run as a member of that table's owner, or drop the foreign key for the time.",
             ));
         }
         if !key.refers_to.referable {
-            found.push(Finding::new(
+            found.push(Finding::of_role(
                 format!(
                     "{what} would have to be added anew, and this role may not refer to {}",
                     key.refers_to.name.plain()

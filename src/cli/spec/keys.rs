@@ -12,7 +12,7 @@ use crate::error::Failure;
 const OPTIONS: &str = "options";
 
 /// Of who runs it and not of the migration. The address may hold a password, which is not for a file that others review.
-const NOT_IN_A_SPEC: [&str; 5] = ["dsn", "dry-run", "print-spec", "format", "report"];
+const NOT_IN_A_SPEC: [&str; 7] = ["dsn", "dry-run", "sample", "no-trial", "print-spec", "format", "report"];
 
 /// Options whose text is `NAME=VALUE`.
 const PAIRS: [&str; 2] = ["setting", "reverse"];

@@ -42,7 +42,13 @@ pub fn spawn_with(dsn: &str, args: &[&str], variables: &[(&str, &str)]) -> Runni
             command.env_remove(name);
         }
     }
-    command.args(args).env("PGRECAST_DSN", dsn).envs(variables.iter().copied());
+    // What is written in half a minute is for the tests of the estimate alone.
+    let is_brief = args.contains(&"--dry-run") && !args.contains(&"--sample");
+    command
+        .args(args)
+        .args(is_brief.then_some("--sample=100ms"))
+        .env("PGRECAST_DSN", dsn)
+        .envs(variables.iter().copied());
     Running::start(command)
 }
 

@@ -3,6 +3,7 @@
 mod added;
 mod clauses;
 mod conversions;
+mod estimated;
 mod filled;
 mod granted;
 mod hierarchy;

@@ -16,7 +16,8 @@ fn a_dry_run_shows_each_statement_with_its_lock_and_changes_nothing() {
     assert_eq!(text.code, Some(0), "{}", text.stderr);
     let json = pgrecast(&db, &["alter", "t", "ALTER id TYPE bigint", "--dry-run", "--format", "json"]);
     assert_eq!(json.code, Some(0), "{}", json.stderr);
-    let steps: Vec<Value> = json.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut steps: Vec<Value> = json.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(steps.pop().expect("lines")["event"], "estimate");
     let phases = ["prepare", "copy", "index", "catch up", "ready", "cut over"];
     for phase in phases {
         assert!(steps.iter().any(|step| step["phase"] == phase), "{phase} has no step in\n{}", json.stdout);
