@@ -9,7 +9,7 @@ use super::partitions;
 use super::shape::{Origin, Shape};
 use super::split;
 use super::tree::{self, Branch, Tree};
-use super::types::{IdentityChange, Layout, Partition, Plan, Value};
+use super::types::{IdentityChange, Partition, Plan, Value};
 use crate::cli::OnError;
 use crate::error::Failure;
 use crate::pg::{Conn, Ident};
@@ -73,25 +73,13 @@ pub(super) async fn altered(
     });
     let mut plan = Plan {
         branches: branches.collect(),
-        layout: Layout::Kept,
-        series: None,
-        left_off: Vec::new(),
         partitions: (tree.branches.into_iter().zip(identities))
             .map(|(branch, identity)| Partition { branch, identity })
             .collect(),
-        source: tree.root,
-        target,
-        columns: modelled.columns,
-        key,
         identity,
         settings: request.settings.to_vec(),
         clauses: request.text.to_owned(),
-        guard: None,
-        rows: None,
-        parts: Vec::new(),
-        lookups: Vec::new(),
-        exhaustive: false,
-        back: None,
+        ..Plan::plain(tree.root, target, modelled.columns, key)
     };
     plan.guard = guard::choose(conn, &plan, &modelled.conversions, request.on_error).await?;
     Ok(plan)

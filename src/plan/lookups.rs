@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::Reference;
 use super::shape::Shape;
-use super::types::{IdentityChange, Key, Layout, Names, OldNames, Plan, SCHEMA, TargetColumn, Value, Writing};
+use super::types::{Key, Names, OldNames, Plan, SCHEMA, TargetColumn, Value, Writing};
 use crate::pg::{Ident, QualifiedName};
 
 /// The column of a table of values that is referred to.
@@ -63,25 +63,12 @@ impl Plan {
             true => TargetColumn { name: c.name.clone(), source: Some(lookup.source.clone()), value: Value::Copied },
             false => TargetColumn { name: c.name.clone(), source: None, value: Value::OwnDefault },
         };
+        let columns = lookup.target.columns.iter().map(column).collect();
+        let key = Key { columns: Vec::new(), writing: Writing::OnKey, together: Vec::new(), needs_helper_index: false };
         Plan {
-            source: self.source.clone(),
-            target: lookup.target.clone(),
-            columns: lookup.target.columns.iter().map(column).collect(),
-            key: Key { columns: Vec::new(), writing: Writing::OnKey, together: Vec::new(), needs_helper_index: false },
-            identity: IdentityChange::None,
-            partitions: Vec::new(),
-            branches: Vec::new(),
-            layout: Layout::Kept,
-            series: None,
-            left_off: Vec::new(),
-            rows: None,
-            parts: Vec::new(),
-            lookups: Vec::new(),
-            exhaustive: false,
             settings: self.settings.clone(),
             clauses: self.clauses.clone(),
-            guard: None,
-            back: None,
+            ..Plan::plain(self.source.clone(), lookup.target.clone(), columns, key)
         }
     }
 

@@ -8,6 +8,7 @@ pub mod key;
 pub mod kin;
 pub mod lookups;
 pub mod model;
+mod names;
 pub mod partitioning;
 pub mod partitions;
 pub mod parts;

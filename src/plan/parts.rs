@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::shape::Shape;
-use super::types::{IdentityChange, Key, Layout, Names, Plan, TargetColumn, Writing};
+use super::types::{Key, Names, Plan, TargetColumn, Writing};
 use crate::error::Failure;
 use crate::pg::{Error, Ident, Literal};
 
@@ -40,24 +40,10 @@ impl Plan {
     /// Each part as a plan.
     pub fn part_plans(&self) -> Vec<Plan> {
         let plan = |part: &Part| Plan {
-            source: self.source.clone(),
-            target: part.target.clone(),
-            columns: part.columns.clone(),
-            key: part.key.clone(),
-            identity: IdentityChange::None,
-            partitions: Vec::new(),
-            branches: Vec::new(),
-            layout: Layout::Kept,
-            series: None,
-            left_off: Vec::new(),
             rows: part.rows.clone(),
-            parts: Vec::new(),
-            lookups: Vec::new(),
-            exhaustive: false,
             settings: self.settings.clone(),
             clauses: self.clauses.clone(),
-            guard: None,
-            back: None,
+            ..Plan::plain(self.source.clone(), part.target.clone(), part.columns.clone(), part.key.clone())
         };
         self.parts.iter().map(plan).collect()
     }

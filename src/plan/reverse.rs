@@ -57,24 +57,13 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
             .hint("Keep the key as it is in this migration."));
     }
     Ok(Plan {
-        source: plan.target.clone(),
-        target: old.clone(),
         partitions,
         branches: plan.partitions.iter().map(|p| p.branch.clone()).collect(),
         layout: plan.layout,
-        series: None,
-        left_off: Vec::new(),
-        columns,
-        key,
         identity,
         settings: plan.settings.clone(),
         clauses: text,
-        guard: None,
-        rows: None,
-        parts: Vec::new(),
-        lookups: Vec::new(),
-        exhaustive: false,
-        back: None,
+        ..Plan::plain(plan.target.clone(), old.clone(), columns, key)
     })
 }
 

@@ -80,10 +80,6 @@ pub async fn plan(
         partitions: (tree.branches.into_iter().zip(identities))
             .map(|(branch, identity)| Partition { branch, identity })
             .collect(),
-        source: tree.root,
-        target,
-        columns: modelled.columns,
-        key,
         identity,
         branches,
         layout: Layout::Made,
@@ -92,14 +88,8 @@ pub async fn plan(
             By::Bounds { .. } | By::List { .. } | By::Hash { .. } | By::Nothing => None,
         },
         left_off: spec.left_off.clone(),
-        settings: Vec::new(),
         clauses: request.text.to_owned(),
-        guard: None,
-        rows: None,
-        parts: Vec::new(),
-        lookups: Vec::new(),
-        exhaustive: false,
-        back: None,
+        ..Plan::plain(tree.root, target, modelled.columns, key)
     })
 }
 
