@@ -1,6 +1,6 @@
 //! The process edge: arguments in, exit code out.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use pgrecast::cli::{self, Unparsed};
@@ -54,5 +54,6 @@ fn unparsed_exit(unparsed: &Unparsed) -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PGRECAST_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -326,6 +326,37 @@ mod tests {
         assert!(leaves(Phase::Ready, "14:00") && !leaves(Phase::Ready, "23:00"));
     }
 
+    /// Cron starts it every ten minutes, something kills it now and then, and in one of the nights the clocks change.
+    #[test]
+    fn a_week_of_nights() {
+        let window = "22:00-06:00 Europe/Berlin";
+        let options = night(|h| h.windows = vec![window.parse().expect(window)]);
+        let zone = jiff::tz::TimeZone::get("Europe/Berlin").expect("a zone");
+        let begun: Timestamp = "2026-03-25T12:00:00Z".parse().expect("a moment");
+        let (mut running, mut starts, mut worked) = (false, 0, 0);
+        for minute in 0..(7 * 24 * 60) {
+            let now = begun + jiff::SignedDuration::from_mins(minute);
+            let hour = now.to_zoned(zone.clone()).hour();
+            let at_night = !(6..22).contains(&hour);
+            if minute % 10 == 0 && !running {
+                (running, starts) = (true, starts + 1);
+            }
+            // As the monitor does: what is held back first, then whether to leave.
+            let held = held(None, false, &options, Phase::Copy, now);
+            assert_eq!(held.closed.is_none(), at_night, "at {hour} o'clock");
+            if running && held.closed.is_none() {
+                worked += 1;
+            }
+            let leaves = over(&look(), &options, Phase::Copy, Some(1_000.0), now);
+            assert_eq!(leaves.is_some(), !at_night, "at {hour} o'clock");
+            running = running && leaves.is_none() && minute % 97 != 0;
+        }
+        // Seven nights, of which one is an hour shorter; up to ten minutes are lost to each kill.
+        let (all, kills) = ((7 * 8 - 1) * 60, 7 * 8 * 60 / 97 + 1);
+        assert!(worked <= all && worked >= all - 10 * kills, "{worked} of {all} minutes");
+        assert!(starts > 7 * 16 * 6, "by day each start is over at once: {starts}");
+    }
+
     #[test]
     fn what_is_critical_stops_the_run() {
         let now = Instant::now();
