@@ -30,12 +30,13 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How often to write down how far it is.
 const KEEP_EVERY: Duration = Duration::from_secs(2);
 
-/// What a phase consists of, so that the reason why it waits is the one that is shown.
-fn shown(phase: Phase) -> Kind {
+/// What a phase consists of, so that the reason why it waits is the one that is shown. What waits for its swap is kept in
+/// step, so that both may wait.
+fn shown(phase: Phase) -> &'static [Kind] {
     match phase {
-        Phase::Copy | Phase::Index | Phase::Verify => Kind::Bulk,
-        Phase::Preflight | Phase::Prepare | Phase::CatchUp | Phase::Keep | Phase::Done => Kind::Flush,
-        Phase::Ready | Phase::CutOver => Kind::Cutover,
+        Phase::Copy | Phase::Index | Phase::Verify => &[Kind::Bulk],
+        Phase::Preflight | Phase::Prepare | Phase::CatchUp | Phase::Keep | Phase::Done => &[Kind::Flush],
+        Phase::Ready | Phase::CutOver => &[Kind::Cutover, Kind::Flush],
     }
 }
 
@@ -82,7 +83,7 @@ impl Monitor {
                 Err(failure) => (Some(format!("signals unknown: {}", failure.primary)), false),
             };
             let held = decide::held(signal, paused, &options, phase, seams::now());
-            let reason = held.why(shown(phase)).map(str::to_owned);
+            let reason = shown(phase).iter().find_map(|work| held.why(*work)).map(str::to_owned);
             self.gate.set(held);
             self.account(&mut held_since, reason.as_deref());
             if said != reason.is_some() {
