@@ -19,9 +19,13 @@ use crate::state::{Phase, Store};
 use crate::throttle::Throttle;
 use crate::unfit::with_final_names;
 
-/// Memory for one build, where the server's own setting is less. A sort that fits saves a pass over the disk.
-const BUILD_MEMORY: &str = "SELECT set_config('maintenance_work_mem', '256MB', false) \
-    FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem' AND setting::int8 < 262144";
+/// What one build has, where the server's own setting is less. A sort that fits into memory saves a pass over the disk. A
+/// small table, as partitions often are, is not worth parallel workers (PostgreSQL's default asks 8 MB for the first, and
+/// three times as much for each further one): to start them and to merge their sorts takes as long as they save, and
+/// other builds run beside it anyway.
+const BUILD_MEANS: &str = "SELECT set_config(name, CASE name WHEN 'maintenance_work_mem' THEN '256MB' ELSE '64MB' END, false) \
+    FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem' AND setting::int8 < 262144 \
+    OR name = 'min_parallel_table_scan_size' AND setting::int8 < 8192";
 
 /// One index to build: where, and by which statements.
 #[derive(Debug, Clone)]
@@ -171,7 +175,7 @@ async fn attach_once(head: &Context, all: &[(&Arc<Context>, Vec<Build>)]) -> Res
     if conn.scalar("look for phase", &phase).await?.as_deref() == Some(Phase::CatchUp.word()) {
         return Ok(());
     }
-    conn.batch("give build memory", BUILD_MEMORY).await?;
+    conn.batch("give build means", BUILD_MEANS).await?;
     conn.batch("begin attach", "BEGIN").await?;
     let attached = all.iter().flat_map(|(context, builds)| builds.iter().map(move |build| (context, build)));
     for (context, build) in attached.filter(|(_, b)| !b.attach.is_empty()) {
@@ -231,7 +235,7 @@ async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), 
     }
     context.reporter.say(Event::IndexBegan { name: build.shown.clone() });
     let begun = Instant::now();
-    conn.batch("give build memory", BUILD_MEMORY).await?;
+    conn.batch("give build means", BUILD_MEANS).await?;
     conn.batch("build index", &format!("BEGIN;\n{};\nCOMMIT", build.build.join(";\n"))).await?;
     context.reporter.say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
     Ok(())
