@@ -5,12 +5,14 @@
 
 mod changes;
 mod cutover;
+mod estimated;
 mod idle;
 mod lab;
 mod load;
 mod migration;
 mod outcome;
 mod partition;
+mod polite;
 
 use std::error::Error;
 use std::fs;
@@ -29,8 +31,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[command(name = "scripts/bench")]
 pub struct Args {
     /// The rows to measure
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,11,12",
-          value_parser = clap::value_parser!(u8).range(1..=12))]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,11,12,13,14",
+          value_parser = clap::value_parser!(u8).range(1..=14))]
     rows: Vec<u8>,
     /// Multiplies the sizes of tables, and shortens loads where it is below 1
     #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = positive)]
@@ -109,7 +111,7 @@ fn measure(args: &Args) -> Result<bool> {
 
 fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
     // An idle table is measured without it; the rows with clients have it as a server has it by default, and row 7 says when.
-    lab.autovacuum(if (5..=10).contains(&row) || row == 12 { Some("1min") } else { None })?;
+    lab.autovacuum(if (5..=10).contains(&row) || row == 12 || row == 13 { Some("1min") } else { None })?;
     match row {
         1 => idle::narrow(lab),
         2 => idle::wide(lab),
@@ -123,6 +125,8 @@ fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
         10 => cutover::tied(lab),
         11 => partition::by_month(lab),
         12 => cutover::together(lab),
+        13 => polite::at_half_rate(lab),
+        14 => estimated::against_measured(lab),
         _ => Err(format!("there is no row {row}").into()),
     }
 }

@@ -209,14 +209,20 @@ impl Lab {
 
     /// Runs a program to its end; an error where it does not end well.
     pub fn succeed(&self, command: &mut Command) -> Result<()> {
+        self.output(command).map(drop)
+    }
+
+    /// The same, and what it said.
+    pub fn output(&self, command: &mut Command) -> Result<String> {
         let log = self.scratch("output");
         let file = std::fs::File::create(&log)?;
         let name = command.get_program().to_string_lossy().into_owned();
         let status = wait(&mut command.stdout(file.try_clone()?).stderr(file).spawn()?)?;
+        let said = std::fs::read_to_string(&log)?;
         if status.success() {
-            return Ok(());
+            return Ok(said);
         }
-        Err(format!("{name} ended with {status}: {}", std::fs::read_to_string(&log)?.trim()).into())
+        Err(format!("{name} ended with {status}: {}", said.trim()).into())
     }
 }
 

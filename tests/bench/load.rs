@@ -130,6 +130,26 @@ impl Log {
         ended(to).saturating_sub(ended(from)) as f64 / (to - from)
     }
 
+    /// Transactions that began in that time.
+    pub fn count(&self, from: SystemTime, to: SystemTime) -> usize {
+        self.latencies(from, to).count()
+    }
+
+    /// The latency that this share of the transactions that began in that time did not pass, in milliseconds. With `--rate`
+    /// it counts from when the transaction was due.
+    pub fn percentile_ms(&self, share: f64, from: SystemTime, to: SystemTime) -> f64 {
+        let mut all: Vec<f64> = self.latencies(from, to).collect();
+        all.sort_by(f64::total_cmp);
+        let at = (all.len() as f64 * share).ceil() as usize;
+        all.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
+    fn latencies(&self, from: SystemTime, to: SystemTime) -> impl Iterator<Item = f64> {
+        let (from, to) = (epoch(from), epoch(to));
+        let within = self.transactions.iter().filter(move |t| t.began >= from && t.began < to);
+        within.map(|transaction| (transaction.ended - transaction.began) * 1e3)
+    }
+
     /// The longest transaction of which any part lies in that time, in milliseconds. No statement waited longer.
     pub fn longest_ms(&self, from: SystemTime, to: SystemTime) -> f64 {
         let (from, to) = (epoch(from), epoch(to));

@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::lab::{self, Lab};
 
+/// How often to look at what grows while it runs, and whether it still does.
+const LOOK: Duration = Duration::from_millis(200);
+const GLANCE: Duration = Duration::from_millis(2);
+
 /// A run under way.
 pub struct Migration<'a> {
     lab: &'a Lab,
@@ -41,6 +45,8 @@ pub struct Done {
     report: Value,
     /// What it said of its attempts at the cut-over, and when.
     attempts: Value,
+    /// When which phase began and ended.
+    phases: Vec<Value>,
 }
 
 impl<'a> Migration<'a> {
@@ -54,7 +60,10 @@ impl<'a> Migration<'a> {
         let (report, errors) = (lab.scratch("report.json"), lab.scratch("errors"));
         let _ = std::fs::remove_file(&report);
         let mut command = lab.pgrecast();
-        command.args(command_line).args(["--jobs", "2", "--format", "json", "--report"]).arg(&report).args(flags);
+        command.args(command_line).args(["--format", "json", "--report"]).arg(&report).args(flags);
+        if !flags.contains(&"--jobs") {
+            command.args(["--jobs", "2"]);
+        }
         command.stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
         let mut child = lab::spawn(&mut command)?;
@@ -122,7 +131,20 @@ impl<'a> Migration<'a> {
     }
 
     /// Waits for the end of the process.
-    pub fn done(mut self) -> Result<Done> {
+    pub fn done(self) -> Result<Done> {
+        self.done_beside(|| Ok(()))
+    }
+
+    /// The same, and looks at something five times a second meanwhile.
+    pub fn done_beside(mut self, mut look: impl FnMut() -> Result<()>) -> Result<Done> {
+        let mut next = Instant::now();
+        while self.is_running()? {
+            if Instant::now() >= next {
+                look()?;
+                next += LOOK;
+            }
+            thread::sleep(GLANCE);
+        }
         let status = lab::wait(&mut self.child)?;
         let (wall, ended_at) = (self.begun.elapsed(), SystemTime::now());
         // The channel closes when all has been read.
@@ -132,7 +154,9 @@ impl<'a> Migration<'a> {
         }
         let report: Value = serde_json::from_reader(File::open(&self.report)?)?;
         let id = report["id"].as_i64().ok_or("a report without an id")?;
-        Ok(Done { id, wall, begun_at: self.begun_at, ended_at, report, attempts: self.attempts() })
+        let phases = self.said.iter().filter(|e| e["event"] == "phase_began" || e["event"] == "phase_ended").cloned();
+        let phases = phases.collect();
+        Ok(Done { id, wall, begun_at: self.begun_at, ended_at, report, attempts: self.attempts(), phases })
     }
 
     /// What it said on standard error, or last.
@@ -158,6 +182,24 @@ impl Done {
     /// How long writers waited, in milliseconds.
     pub fn blocked_ms(&self) -> f64 {
         self.number("/cutover/write_blocked") * 1_000.0
+    }
+
+    /// Each phase with its beginning and end, by the clock that pgbench's log goes by.
+    pub fn phases(&self) -> Result<Vec<(String, SystemTime, SystemTime)>> {
+        let at = |event: &Value| -> Result<SystemTime> {
+            Ok(event["time"].as_str().ok_or("an event without a time")?.parse::<jiff::Timestamp>()?.into())
+        };
+        let began = self.phases.iter().filter(|event| event["event"] == "phase_began");
+        let spans = began.filter_map(|began| {
+            let ends = |e: &&Value| {
+                e["event"] == "phase_ended"
+                    && e["phase"] == began["phase"]
+                    && e["time"].as_str() >= began["time"].as_str()
+            };
+            let ended = self.phases.iter().find(ends)?;
+            Some((began["phase"].as_str()?.to_owned(), began, ended))
+        });
+        spans.map(|(name, began, ended)| Ok((name, at(began)?, at(ended)?))).collect()
     }
 
     /// What goes into the facts.

@@ -33,6 +33,7 @@ struct Check {
 enum Mark {
     AtMost(f64),
     AtLeast(f64),
+    Between(f64, f64),
     /// Worth knowing, and free.
     Shown,
 }
@@ -52,6 +53,8 @@ pub fn title(row: u8) -> &'static str {
         10 => "cut-over under pgbench -N of a table with views, foreign keys, triggers and policies",
         11 => "3 M rows by month, idle, against the same by hand without traffic",
         12 => "cut-over under pgbench -N of five tables that hold one key",
+        13 => "pgbench -N at half of its full rate beside a run with --jobs 1, 99th percentile of latency by phase",
+        14 => "a dry run's estimate against the run, four tables, idle and under load",
         _ => "unknown",
     }
 }
@@ -77,6 +80,11 @@ impl Outcome {
         self.check(what, value, Mark::AtLeast(mark), unit)
     }
 
+    /// With a figure that must be neither below nor above its mark.
+    pub fn between(self, what: impl Into<String>, value: f64, (low, high): (f64, f64), unit: &'static str) -> Self {
+        self.check(what, value, Mark::Between(low, high), unit)
+    }
+
     /// With a figure that has no mark.
     pub fn shown(self, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         self.check(what, value, Mark::Shown, unit)
@@ -87,6 +95,7 @@ impl Outcome {
         let pass = match mark {
             Mark::AtMost(bound) => value <= bound,
             Mark::AtLeast(bound) => value >= bound,
+            Mark::Between(low, high) => (low..=high).contains(&value),
             Mark::Shown => true,
         };
         self.checks.push(Check { what: what.into(), value, mark, unit, pass });
@@ -123,6 +132,7 @@ impl Check {
         match self.mark {
             Mark::AtMost(mark) => format!("≤ {}", with_unit(mark, self.unit)),
             Mark::AtLeast(mark) => format!("≥ {}", with_unit(mark, self.unit)),
+            Mark::Between(low, high) => format!("{} to {}", with_unit(low, self.unit), with_unit(high, self.unit)),
             Mark::Shown => String::new(),
         }
     }
@@ -130,8 +140,8 @@ impl Check {
     fn verdict(&self) -> &'static str {
         match self.mark {
             Mark::Shown => "",
-            Mark::AtMost(_) | Mark::AtLeast(_) if self.pass => "PASS",
-            Mark::AtMost(_) | Mark::AtLeast(_) => "MISS",
+            _ if self.pass => "PASS",
+            Mark::AtMost(_) | Mark::AtLeast(_) | Mark::Between(..) => "MISS",
         }
     }
 
