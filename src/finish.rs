@@ -72,10 +72,20 @@ pub async fn drop_stream(context: &Context, conn: &Conn) -> Result<(), Failure> 
 /// more.
 pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure> {
     let names = &context.names;
+    wake_maintenance(context, conn).await?;
     drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
     fill::drop_all(conn, names).await?;
     drop_functions(conn, names).await?;
     drop_journal(conn, &names.backwards(OldNames::default())).await
+}
+
+/// A partition that is made ends the way back, so pg_partman has let the table rest as long as there is one.
+async fn wake_maintenance(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let Some(managed) = &context.plan.managed else { return Ok(()) };
+    match conn.scalar("look for extension", &managed.there_sql()).await?.as_deref() {
+        Some("t") => patiently(conn, "wake maintenance", &managed.wake_sql(&context.names.back_publication())).await,
+        _ => Ok(()),
+    }
 }
 
 /// Drops the functions that try conversions.

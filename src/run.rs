@@ -290,6 +290,9 @@ impl Run {
         finish::drop_stream(context, &conn).await?;
         for table in self.group.tables() {
             clean_up_table(table, &conn).await?;
+            if let Some(managed) = &table.plan.managed {
+                table.reporter.say(Event::Notice { text: managed.told(table.plan.back.is_some()) });
+            }
         }
         unconverted::settle(context, &conn, &migration).await?;
         match migration.plan.back {

@@ -70,7 +70,7 @@ impl Unfit<'_> {
     async fn unplaced(&self, conn: &Conn, failure: Failure) -> Result<Failure, Failure> {
         let detail = self.cause.detail.clone().unwrap_or_default();
         let failure = failure.detail(detail).hint(format!("{HINT} With --default-partition it would have a place."));
-        let Some(Series { column, step, zone }) = &self.plan.series else { return Ok(failure) };
+        let Some(Series { column, step, zone, .. }) = &self.plan.series else { return Ok(failure) };
         let place = place_sql(&self.plan.source, column, *step, &Ident(column).to_string(), zone)?;
         let sql = format!("SELECT {place} FROM {} WHERE {}", self.plan.source_from(), self.row);
         let place = conn.scalar("read place", &sql).await?.filter(|text| read_place(*step, text).is_some());

@@ -24,6 +24,8 @@ pub struct Partition {
     pub default_partition: bool,
     /// Constraints, indexes and foreign keys that are left off.
     pub drop_constraints: Vec<String>,
+    /// Whether pg_partman is to make the partitions that follow.
+    pub pg_partman: bool,
     /// Plan only.
     pub dry_run: bool,
     /// How to run it.
@@ -78,10 +80,6 @@ pub enum PartitionBy {
 impl Partition {
     pub(super) fn check(typed: PartitionArgs) -> Result<Self, Failure> {
         let Begun { dry_run, options, connection, output } = typed.beginning.check(typed.primary_key)?;
-        if typed.pg_partman {
-            return Err(Failure::usage("--pg-partman is not part of this version yet")
-                .hint("Leave it out, and tell pg_partman of the table yourself once it is partitioned."));
-        }
         let by = PartitionBy::check(Method {
             range: typed.range,
             every: typed.every,
@@ -104,6 +102,7 @@ impl Partition {
             below,
             default_partition: typed.default_partition,
             drop_constraints: typed.drop_constraints.into_iter().flat_map(|names| names.0).collect(),
+            pg_partman: typed.pg_partman,
             dry_run,
             options,
             connection,

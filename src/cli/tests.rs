@@ -356,7 +356,6 @@ fn ways_to_partition_are_not_mixed() {
             &["--list", "a", "--values", "1", "--sub-hash", "b", "--sub-values", "1"],
             "--sub-values is not for --sub-hash",
         ),
-        (&["--list", "a", "--values", "1", "--pg-partman"], "--pg-partman is not part"),
         (&["--list", "a", "--values", "1", "--zone", "UTC"], "--zone is not for"),
         (&["--hash", "a"], "--hash needs --partitions"),
         (&["--hash", "a", "--partitions", "2", "--values", "1"], "--values is not for"),

@@ -188,7 +188,8 @@ pub(super) struct PartitionArgs {
     /// The values of each of its partitions
     #[arg(long, value_name = "'a;b,c'", allow_hyphen_values = true)]
     pub(super) sub_values: Option<String>,
-    #[arg(long, hide = true)]
+    /// Call the partitions as pg_partman does, and register the table there: it makes those that follow
+    #[arg(long)]
     pub(super) pg_partman: bool,
     /// A partitioned table becomes a plain one
     #[arg(long)]

@@ -62,14 +62,14 @@ impl Wanted {
     }
 
     fn partition(typed: Partition) -> Result<Wanted, Failure> {
-        let spec =
-            Partitioning::read(&typed.by, typed.below.as_ref(), typed.default_partition, &typed.drop_constraints)?;
+        let spec = Partitioning::read(&typed)?;
         let request = serde_json::json!({
             "command": "partition",
             "by": typed.by,
             "below": typed.below,
             "default_partition": typed.default_partition,
             "left_off": typed.drop_constraints,
+            "pg_partman": typed.pg_partman,
             "primary_key": typed.options.primary_key,
             "way_back": typed.options.rollback_window.is_some(),
             "failover_slot": typed.options.failover_slot,
@@ -136,10 +136,7 @@ fn split_spec(typed: &Split) -> Result<spec::Split, Failure> {
 pub(super) fn understand(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Alter(typed) => Clauses::parse(&typed.clauses).map(drop),
-        Command::Partition(typed) => {
-            Partitioning::read(&typed.by, typed.below.as_ref(), typed.default_partition, &typed.drop_constraints)
-                .map(drop)
-        }
+        Command::Partition(typed) => Partitioning::read(typed).map(drop),
         Command::Split(typed) => split_spec(typed).map(drop),
         Command::Widen(typed) => check_type(&typed.type_sql),
         Command::Print(printed) => understand(&printed.of),

@@ -98,6 +98,7 @@ impl Swap<'_> {
         let old = self.old(&moved);
         let mut steps = self.carry.take_hold(self.names);
         steps.extend(self.way_back(&old));
+        steps.extend(self.managed());
         steps.push(format!(
             "UPDATE pgrecast.migration SET old_table = {}, to_validate = {}::jsonb, old_names = {}::jsonb, \
              swapped_at = clock_timestamp() WHERE id = {}",
@@ -121,6 +122,15 @@ impl Swap<'_> {
             prepare::published(back, self.version).join(", ")
         ));
         steps
+    }
+
+    /// pg_partman learns of the table with the swap, and forgets it with the swap back.
+    fn managed(&self) -> Option<String> {
+        let managed = self.plan.managed.as_ref()?;
+        Some(match self.names.are_backwards() {
+            false => managed.register_sql(self.plan.back.is_some()),
+            true => managed.forget_sql(),
+        })
     }
 
     /// The names under which the way back will find the old table and what is its own.

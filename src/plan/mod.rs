@@ -11,6 +11,7 @@ pub mod model;
 mod names;
 pub mod partitioning;
 pub mod partitions;
+pub mod partman;
 pub mod parts;
 pub mod read;
 pub mod reverse;

@@ -61,6 +61,7 @@ pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) ->
         branches: plan.partitions.iter().map(|p| p.branch.clone()).collect(),
         layout: plan.layout,
         identity,
+        managed: plan.managed.clone(),
         settings: plan.settings.clone(),
         clauses: text,
         ..Plan::plain(plan.target.clone(), old.clone(), columns, key)

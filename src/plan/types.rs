@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::guard::Guard;
 use super::lookups::Lookup;
 pub use super::names::{Member, Names, OldNames, SCHEMA};
+use super::partman::Managed;
 use super::parts::Part;
 use super::shape::{Column, Shape};
 use super::tree::Branch;
 use crate::pg::sql::plain_ident;
 use crate::pg::{Ident, QualifiedName};
-use crate::spec::partitioning::Step;
+use crate::spec::partitioning::{Naming, Step};
 
 /// A migration, decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct Plan {
     /// How the target's ranges follow each other, where they do.
     #[serde(default)]
     pub series: Option<Series>,
+    /// What pg_partman is told of the target, where it is to make the partitions that follow.
+    #[serde(default)]
+    pub managed: Option<Managed>,
     /// Constraints, indexes and foreign keys of the source, or of others to it, that the target is without on request.
     #[serde(default)]
     pub left_off: Vec<String>,
@@ -93,6 +97,9 @@ pub struct Series {
     pub step: Step,
     /// The time zone of the bounds.
     pub zone: String,
+    /// What its partitions are called.
+    #[serde(default)]
+    pub naming: Naming,
 }
 
 /// A table that holds rows of the source: the source itself where it is not partitioned.
@@ -263,6 +270,7 @@ impl Plan {
             branches: Vec::new(),
             layout: Layout::Kept,
             series: None,
+            managed: None,
             left_off: Vec::new(),
             settings: Vec::new(),
             clauses: String::new(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::PartitionBy;
+use crate::cli::{Partition, PartitionBy};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
 
@@ -22,6 +22,18 @@ pub struct Partitioning {
     pub default: bool,
     /// Constraints, indexes and foreign keys that are left off.
     pub left_off: Vec<String>,
+    /// Whether pg_partman is to make the partitions that follow.
+    pub managed: bool,
+}
+
+/// How the partitions of a series are called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Naming {
+    /// `t_2026_11`.
+    #[default]
+    Plain,
+    /// `t_p2026_11`, as pg_partman knows them again.
+    Partman,
 }
 
 /// Kinds of partitioning.
@@ -96,22 +108,24 @@ impl Partitioning {
     ///
     /// # Errors
     /// Exit 2, naming the option.
-    pub fn read(
-        by: &PartitionBy,
-        below: Option<&PartitionBy>,
-        default: bool,
-        left_off: &[String],
-    ) -> Result<Partitioning, Failure> {
+    pub fn read(typed: &Partition) -> Result<Partitioning, Failure> {
+        let Partition { by, below, default_partition: default, drop_constraints, pg_partman, .. } = typed;
+        let default = *default;
         if default && matches!(by, PartitionBy::Hash { .. }) {
             return Err(Failure::usage("--default-partition is not for --hash").hint("Every row has a partition then."));
         }
         let by = By::read(by, default)?;
-        let below = below.map(|below| By::read(below, default)).transpose()?;
+        let below = below.as_ref().map(|below| By::read(below, default)).transpose()?;
         let made = by.least() * below.as_ref().map_or(1, |below| below.least() + 1);
         if made > MOST_PARTITIONS {
             return Err(Failure::usage(format!("{made} partitions are more than {MOST_PARTITIONS}")));
         }
-        Ok(Partitioning { by, below, default, left_off: left_off.to_vec() })
+        Ok(Partitioning { by, below, default, left_off: drop_constraints.clone(), managed: *pg_partman })
+    }
+
+    /// How the partitions of a series are called.
+    pub fn naming(&self) -> Naming {
+        if self.managed { Naming::Partman } else { Naming::Plain }
     }
 
     /// The columns of all levels, in order.

@@ -148,7 +148,7 @@ fn spelled(values: &[Value]) -> String {
 mod tests {
     use super::super::series;
     use super::*;
-    use crate::spec::partitioning::Step;
+    use crate::spec::partitioning::{Naming, Step};
 
     fn text(values: &[&str]) -> Vec<Value> {
         values.iter().map(|v| Value::Text((*v).to_owned())).collect()
@@ -158,7 +158,7 @@ mod tests {
     fn names_are_readable_short_and_free() {
         let values = vec![text(&["EU"]), text(&["eu"]), vec![Value::Null], text(&["São Paulo/x", "b"]), text(&["-5"])];
         let by = By::List { column: "region".to_owned(), values };
-        let spec = Partitioning { by, below: None, default: true, left_off: Vec::new() };
+        let spec = Partitioning { by, below: None, default: true, left_off: Vec::new(), managed: false };
         let made = pieces(&spec, &[], None, "t", |n| n == "t_null");
         let names: Vec<&str> = made.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["t_eu", "t_eu_1", "t_null_1", "t_são_paulo_x_b", "t_m5", "t_default"]);
@@ -167,7 +167,7 @@ mod tests {
         assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 62));
         let below = By::Hash { columns: vec!["id".to_owned()], partitions: 2 };
         let by = By::List { column: "region".to_owned(), values: vec![text(&["eu"])] };
-        let nested = Partitioning { by, below: Some(below), default: true, left_off: Vec::new() };
+        let nested = Partitioning { by, below: Some(below), default: true, left_off: Vec::new(), managed: false };
         let made: Vec<(String, Option<usize>)> =
             pieces(&nested, &[], None, "t", |n| n == "t_eu_1").into_iter().map(|p| (p.name, p.parent)).collect();
         let told: Vec<(&str, Option<usize>)> = made.iter().map(|(name, parent)| (name.as_str(), *parent)).collect();
@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_number_beyond_the_type_is_its_end() {
-        let ranges = series::ranges(Step::Numbers(30_000), Place::Number(-32_768), Place::Number(32_767), 0);
+        let ranges =
+            series::ranges(Step::Numbers(30_000), Naming::Plain, Place::Number(-32_768), Place::Number(32_767), 0);
         let bounds: Vec<String> =
             ranges.expect("a series").iter().map(|r| range_bound(r, Some((-32_768, 32_767)))).collect();
         assert_eq!(

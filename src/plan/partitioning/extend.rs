@@ -14,7 +14,7 @@ use crate::spec::partitioning::MOST_PARTITIONS;
 /// The partition for a place in the plan's series, with its own partitions behind it; none where there can be none.
 pub async fn branches(conn: &Conn, plan: &Plan, place: &str) -> Result<Vec<Branch>, Failure> {
     let Some(series) = &plan.series else { return Ok(Vec::new()) };
-    let range = read_place(series.step, place).and_then(|place| range_of(series.step, place));
+    let range = read_place(series.step, place).and_then(|place| range_of(series.step, series.naming, place));
     let like = plan.branches.iter().position(|b| b.parent.is_none() && b.bound != "DEFAULT");
     let (Some(range), Some(like)) = (range, like) else { return Ok(Vec::new()) };
     let below: Vec<&Branch> = plan.branches.iter().filter(|b| b.parent == Some(like)).collect();
@@ -25,6 +25,10 @@ pub async fn branches(conn: &Conn, plan: &Plan, place: &str) -> Result<Vec<Branc
     let mut taken = super::taken(conn, &Tree { root: plan.source.clone(), branches: own }).await?;
     taken.0.extend(own_names(plan));
     let name = free_name(&plan.source.name.name, &range.suffix, |name| taken.has(name));
+    // What finds it by its name finds it by no other.
+    if plan.managed.is_some() && name != format!("{}_{}", plan.source.name.name, range.suffix) {
+        return Ok(Vec::new());
+    }
     taken.0.push(name.clone());
     let bound = bound(conn, plan, series, &range).await?;
     let like = &plan.branches[like].shape;

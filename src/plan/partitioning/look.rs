@@ -126,7 +126,7 @@ pub async fn ranges(conn: &Conn, source: &Shape, spec: &Partitioning, zone: &str
     let (Some(from), Some(to)) = (read_place(*step, &first), read_place(*step, &last)) else {
         return Err(beyond(reach));
     };
-    let mut ranges = series::ranges(*step, from, to, *premake).map_err(|why| match why {
+    let mut ranges = series::ranges(*step, spec.naming(), from, to, *premake).map_err(|why| match why {
         Unending::Beyond => beyond(reach.clone()),
         Unending::TooMany => Failure::refused(format!("partitions of {step} would be more than {MOST_PARTITIONS}"))
             .detail(reach.clone())

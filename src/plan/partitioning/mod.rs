@@ -15,6 +15,7 @@ use super::build::{FinalNames, Request, refuse_unpublished, relation_names};
 use super::key;
 use super::model::partitioned::{Wanted, partitioned};
 use super::partitions;
+use super::partman;
 use super::shape::Shape;
 use super::tree::{Branch, Tree};
 use super::types::{Layout, Partition, Plan, SCHEMA, Series};
@@ -39,6 +40,7 @@ pub async fn plan(
     let primary_key = hold::primary_key(source, spec, request.primary_key)?;
     let indexes = hold::indexes(source, spec, primary_key.as_deref())?;
     let zone = look::zone(conn, source, spec).await?;
+    let managed = partman::look(conn, source, spec, &zone).await?;
     let ranges = look::ranges(conn, source, spec, &zone).await?;
     let taken = taken(conn, &tree).await?;
     let ends = look::ends(source, spec);
@@ -46,6 +48,9 @@ pub async fn plan(
     if pieces.len() > MOST_PARTITIONS {
         return Err(Failure::refused(format!("{} partitions are more than {MOST_PARTITIONS}", pieces.len()))
             .hint("Give longer ranges, or fewer partitions of each."));
+    }
+    if managed.is_some() {
+        partman::refuse_pieces(source, &ranges, &pieces)?;
     }
     let storage = storage(&tree);
     let root = hold::root(source, spec, design::partition_key(&spec.by), &storage);
@@ -84,9 +89,12 @@ pub async fn plan(
         branches,
         layout: Layout::Made,
         series: match &spec.by {
-            By::Series { column, step, .. } => Some(Series { column: column.clone(), step: *step, zone }),
+            By::Series { column, step, .. } => {
+                Some(Series { column: column.clone(), step: *step, zone, naming: spec.naming() })
+            }
             By::Bounds { .. } | By::List { .. } | By::Hash { .. } | By::Nothing => None,
         },
+        managed,
         left_off: spec.left_off.clone(),
         clauses: request.text.to_owned(),
         ..Plan::plain(tree.root, target, modelled.columns, key)

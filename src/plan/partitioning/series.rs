@@ -3,7 +3,7 @@
 use jiff::ToSpan;
 use jiff::civil::{Date, Weekday};
 
-use crate::spec::partitioning::{MOST_PARTITIONS, Step};
+use crate::spec::partitioning::{MOST_PARTITIONS, Naming, Step};
 
 /// A place in a series: the first value of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ pub enum Unending {
 ///
 /// # Errors
 /// [`Unending`].
-pub fn ranges(step: Step, first: Place, last: Place, more: u32) -> Result<Vec<Range>, Unending> {
+pub fn ranges(step: Step, naming: Naming, first: Place, last: Place, more: u32) -> Result<Vec<Range>, Unending> {
     let mut found: Vec<Range> = Vec::new();
     let mut from = floor(step, first).ok_or(Unending::Beyond)?;
     let mut left = more;
@@ -53,15 +53,15 @@ pub fn ranges(step: Step, first: Place, last: Place, more: u32) -> Result<Vec<Ra
             return Err(Unending::TooMany);
         }
         let to = next(step, from).ok_or(Unending::Beyond)?;
-        found.push(Range { from, to, suffix: suffix(step, from) });
+        found.push(Range { from, to, suffix: suffix(step, naming, from) });
         from = to;
     }
 }
 
 /// The one range that a value is in.
-pub fn range_of(step: Step, value: Place) -> Option<Range> {
+pub fn range_of(step: Step, naming: Naming, value: Place) -> Option<Range> {
     let from = floor(step, value)?;
-    Some(Range { from, to: next(step, from)?, suffix: suffix(step, from) })
+    Some(Range { from, to: next(step, from)?, suffix: suffix(step, naming, from) })
 }
 
 /// A Monday, from which weeks are counted.
@@ -108,7 +108,49 @@ fn next(step: Step, from: Place) -> Option<Place> {
     }
 }
 
-fn suffix(step: Step, from: Place) -> String {
+fn suffix(step: Step, naming: Naming, from: Place) -> String {
+    match naming {
+        Naming::Plain => plain(step, from),
+        Naming::Partman => partman(step, from),
+    }
+}
+
+/// As `to_char` gives it for [`partman_format`]: pg_partman finds its partitions by their names.
+fn partman(step: Step, from: Place) -> String {
+    let day = match from {
+        Place::Number(value) => return format!("p{value}"),
+        Place::Day(day) => day,
+    };
+    let (year, month) = (day.year(), day.month());
+    match partman_format(step) {
+        Some(YEAR) => format!("p{year:04}"),
+        Some(QUARTER) => format!("p{year:04}q{}", (month - 1) / 3 + 1),
+        Some(MONTH) => format!("p{year:04}_{month:02}"),
+        Some(WEEK) => format!("p{:04}w{:02}", day.iso_week_date().year(), day.iso_week_date().week()),
+        Some(_) | None => format!("p{year:04}_{month:02}_{:02}", day.day()),
+    }
+}
+
+const YEAR: &str = "YYYY";
+const QUARTER: &str = "YYYY\"q\"Q";
+const MONTH: &str = "YYYY_MM";
+const WEEK: &str = "IYYY\"w\"IW";
+const DAYS: &str = "YYYY_MM_DD";
+
+/// The format of `to_char` by which pg_partman 4 calls partitions of that length; none for numbers. Of the steps that it
+/// has no name for, each partition has a name of its own by this.
+pub fn partman_format(step: Step) -> Option<&'static str> {
+    match step {
+        Step::Months(n) if n % 12 == 0 => Some(YEAR),
+        Step::Months(3) => Some(QUARTER),
+        Step::Months(_) => Some(MONTH),
+        Step::Weeks(1) => Some(WEEK),
+        Step::Weeks(_) | Step::Days(_) => Some(DAYS),
+        Step::Numbers(_) => None,
+    }
+}
+
+fn plain(step: Step, from: Place) -> String {
     match (step, from) {
         (_, Place::Number(value)) => value.to_string().replace('-', "m"),
         (Step::Weeks(_), Place::Day(day)) => {
@@ -140,7 +182,11 @@ mod tests {
     }
 
     fn named(step: Step, first: &str, last: &str, more: u32) -> Vec<String> {
-        ranges(step, day(first), day(last), more).expect("a series").into_iter().map(|r| r.suffix).collect()
+        ranges(step, Naming::Plain, day(first), day(last), more)
+            .expect("a series")
+            .into_iter()
+            .map(|r| r.suffix)
+            .collect()
     }
 
     #[test]
@@ -151,15 +197,19 @@ mod tests {
         assert_eq!(named(Step::Days(1), "2024-02-28", "2024-02-29", 1), ["2024_02_28", "2024_02_29", "2024_03_01"]);
         // The first days of 2027 are in the last week of 2026.
         assert_eq!(named(Step::Weeks(1), "2026-12-27", "2027-01-03", 1), ["2026_w52", "2026_w53", "2027_w01"]);
-        let numbers = ranges(Step::Numbers(100), Place::Number(-1), Place::Number(100), 0).expect("a series");
+        let numbers =
+            ranges(Step::Numbers(100), Naming::Plain, Place::Number(-1), Place::Number(100), 0).expect("a series");
         assert_eq!(numbers.iter().map(|r| r.suffix.as_str()).collect::<Vec<_>>(), ["m100", "0", "100"]);
     }
 
     #[test]
     fn a_row_far_away_is_no_reason_for_thousands_of_partitions() {
-        let far = ranges(Step::Months(1), day("0001-01-01"), day("2026-01-01"), 0);
+        let far = ranges(Step::Months(1), Naming::Plain, day("0001-01-01"), day("2026-01-01"), 0);
         assert_eq!(far, Err(Unending::TooMany));
-        assert_eq!(ranges(Step::Months(12), day("9999-01-01"), day("9999-01-01"), 0), Err(Unending::Beyond));
+        assert_eq!(
+            ranges(Step::Months(12), Naming::Plain, day("9999-01-01"), day("9999-01-01"), 0),
+            Err(Unending::Beyond)
+        );
     }
 
     proptest! {
@@ -167,9 +217,9 @@ mod tests {
         fn a_value_is_in_its_range_and_ranges_meet(offset in -700_000i64..2_000_000, n in 1u32..40, unit in 0usize..3) {
             let value = Place::Day(DAY.checked_add(offset.days()).expect("a day"));
             let step = [Step::Days(n), Step::Weeks(n), Step::Months(n)][unit];
-            let range = range_of(step, value).expect("a range");
+            let range = range_of(step, Naming::Plain, value).expect("a range");
             prop_assert!(range.from <= value && value < range.to);
-            let after = range_of(step, range.to).expect("the next");
+            let after = range_of(step, Naming::Plain, range.to).expect("the next");
             prop_assert_eq!(after.from, range.to);
             prop_assert!(after.suffix != range.suffix);
         }

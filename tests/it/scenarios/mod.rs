@@ -15,6 +15,7 @@ mod named;
 mod on_error;
 mod partition_keys;
 mod partitioned;
+mod partman;
 mod planted;
 mod refused;
 mod rowtypes;
