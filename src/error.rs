@@ -67,10 +67,19 @@ pub struct Failure {
     pub detail: Option<String>,
     /// What to do, in sentences.
     pub hint: Option<String>,
-    /// The place of a row in a series of partitions, where it is about one that has none there.
-    pub unplaced: Option<String>,
+    /// Where a row belongs, where it is about one that has no partition in a series of them.
+    pub unplaced: Option<Unplaced>,
     /// The server's error behind it, if any, so that callers can still ask for its SQLSTATE.
     pub source: Option<Box<crate::pg::Error>>,
+}
+
+/// The place of a row that has no partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// The level that has none for it.
+    pub level: usize,
+    /// What counts for its place in the series of that level, as text.
+    pub place: String,
 }
 
 impl Failure {

@@ -147,13 +147,13 @@ impl Run {
 
     /// Makes the partition that a row wants which has none, so that the run can go on; any other failure is the end.
     async fn make_room(&mut self, failure: Failure) -> Result<Migration, Failure> {
-        let Some(place) = failure.unplaced.clone() else { return Err(failure) };
+        let Some(wanted) = failure.unplaced.clone() else { return Err(failure) };
         self.end_former_run().await?;
         let migration = self.again().await?;
         if !migration.phase.is_before_swap() {
             return Ok(migration);
         }
-        let Some(plan) = extend::run(&self.group.head, &migration, &place).await? else { return Err(failure) };
+        let Some(plan) = extend::run(&self.group.head, &migration, &wanted).await? else { return Err(failure) };
         self.group.head = Arc::new(Context { plan: Arc::new(plan), ..Context::clone(&self.group.head) });
         self.again().await
     }

@@ -3,7 +3,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::error::Failure;
+use crate::error::{Failure, Unplaced};
 use crate::pg::{Conn, Error, Ident, Literal};
 use crate::plan::partitioning::{place_sql, read_place};
 use crate::plan::types::{Names, Plan, Series, Value};
@@ -70,11 +70,21 @@ impl Unfit<'_> {
     async fn unplaced(&self, conn: &Conn, failure: Failure) -> Result<Failure, Failure> {
         let detail = self.cause.detail.clone().unwrap_or_default();
         let failure = failure.detail(detail).hint(format!("{HINT} With --default-partition it would have a place."));
-        let Some(Series { column, step, zone, .. }) = &self.plan.series else { return Ok(failure) };
+        let series = self.level().and_then(|level| self.plan.ladder.iter().find(|series| series.level == level));
+        let Some(Series { level, column, step, zone, .. }) = series else { return Ok(failure) };
         let place = place_sql(&self.plan.source, column, *step, &Ident(column).to_string(), zone)?;
         let sql = format!("SELECT {place} FROM {} WHERE {}", self.plan.source_from(), self.row);
         let place = conn.scalar("read place", &sql).await?.filter(|text| read_place(*step, text).is_some());
-        Ok(Failure { unplaced: place, ..failure })
+        Ok(Failure { unplaced: place.map(|place| Unplaced { level: *level, place }), ..failure })
+    }
+
+    /// The level that has no partition for the row: the server names the table whose partitions they would be.
+    fn level(&self) -> Option<usize> {
+        let members = self.plan.members(self.names);
+        let table = self.cause.table.as_deref()?;
+        let place = members.iter().position(|member| member.shadow().name == table)?;
+        let branch = place.checked_sub(1).and_then(|n| self.plan.branches.get(n));
+        Some(branch.map_or(0, |branch| self.plan.level(branch) + 1))
     }
 
     /// The column, its value and the expression, where a conversion is what fails.

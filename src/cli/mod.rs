@@ -24,6 +24,7 @@ mod set;
 mod setting;
 mod spec;
 mod split;
+mod sub;
 mod typed;
 mod widen;
 

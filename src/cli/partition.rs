@@ -18,8 +18,8 @@ pub struct Partition {
     pub table: TableName,
     /// By what.
     pub by: PartitionBy,
-    /// By what each partition is partitioned again.
-    pub below: Option<PartitionBy>,
+    /// By what each partition is partitioned again, level by level.
+    pub below: Vec<PartitionBy>,
     /// Whether rows that belong nowhere else get a partition.
     pub default_partition: bool,
     /// Constraints, indexes and foreign keys that are left off.
@@ -92,9 +92,15 @@ impl Partition {
             partitions: typed.partitions,
             none: typed.none,
         })?;
-        let below = below(typed.sub_hash, typed.sub_partitions, typed.sub_list, typed.sub_values)?;
-        if below.is_some() && by == PartitionBy::Nothing {
-            return Err(Failure::usage("--none excludes --sub-hash and --sub-list"));
+        let mut below: Vec<PartitionBy> = typed.sub.into_iter().map(|level| level.0).collect();
+        if let Some(one) = one_below(typed.sub_hash, typed.sub_partitions, typed.sub_list, typed.sub_values)? {
+            if !below.is_empty() {
+                return Err(Failure::usage("--sub excludes --sub-hash and --sub-list"));
+            }
+            below.push(one);
+        }
+        if !below.is_empty() && by == PartitionBy::Nothing {
+            return Err(Failure::usage("--none excludes --sub, --sub-hash and --sub-list"));
         }
         Ok(Partition {
             table: typed.table,
@@ -112,21 +118,22 @@ impl Partition {
 }
 
 /// The options that say by what.
-struct Method {
-    range: Option<Columns>,
-    every: Option<String>,
-    bounds: Option<String>,
-    zone: Option<String>,
-    premake: Option<u32>,
-    list: Option<Columns>,
-    values: Option<String>,
-    hash: Option<Columns>,
-    partitions: Option<u32>,
-    none: bool,
+#[derive(Default)]
+pub(super) struct Method {
+    pub(super) range: Option<Columns>,
+    pub(super) every: Option<String>,
+    pub(super) bounds: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) premake: Option<u32>,
+    pub(super) list: Option<Columns>,
+    pub(super) values: Option<String>,
+    pub(super) hash: Option<Columns>,
+    pub(super) partitions: Option<u32>,
+    pub(super) none: bool,
 }
 
 impl PartitionBy {
-    fn check(typed: Method) -> Result<PartitionBy, Failure> {
+    pub(super) fn check(typed: Method) -> Result<PartitionBy, Failure> {
         let Method { range, every, bounds, zone, premake, list, values, hash, partitions, none } = typed;
         if none {
             none_of("--none", &[("--range", range.is_some()), ("--list", list.is_some()), ("--hash", hash.is_some())])?;
@@ -178,8 +185,8 @@ impl PartitionBy {
     }
 }
 
-/// The options that say by what each partition is partitioned again.
-fn below(
+/// The options that say by what each partition is partitioned again, once.
+fn one_below(
     hash: Option<Columns>,
     partitions: Option<u32>,
     list: Option<Columns>,

@@ -322,15 +322,17 @@ fn a_table_is_partitioned_in_one_way() {
     let below = |options: &[&str]| {
         partition(&[&["--hash", "a", "--partitions", "8"], options].concat()).expect("a partitioning").below
     };
-    assert_eq!(below(&[]), None);
+    assert_eq!(below(&[]), []);
     assert_eq!(
         below(&["--sub-hash", "c,d", "--sub-partitions", "2"]),
-        Some(PartitionBy::Hash { columns: columns(&["c", "d"]), partitions: 2 })
+        [PartitionBy::Hash { columns: columns(&["c", "d"]), partitions: 2 }]
     );
     assert_eq!(
         below(&["--sub-list", "c", "--sub-values", "-1;2"]),
-        Some(PartitionBy::List { column: "c".to_owned(), values: "-1;2".to_owned() })
+        [PartitionBy::List { column: "c".to_owned(), values: "-1;2".to_owned() }]
     );
+    let levels = below(&["--sub", "range at every 1 month premake 1", "--sub", "list c values x"]);
+    assert_eq!(levels.len(), 2, "{levels:?}");
     let more = ["--hash", "a", "--partitions", "8", "--drop-constraint", "x,\"Y\"", "--drop-constraint", "z"];
     let read = partition(&[&more[..], &["--default-partition", "--primary-key", "a", "--dry-run"]].concat());
     let read = read.expect("a partitioning");
@@ -356,6 +358,12 @@ fn ways_to_partition_are_not_mixed() {
             &["--list", "a", "--values", "1", "--sub-hash", "b", "--sub-values", "1"],
             "--sub-values is not for --sub-hash",
         ),
+        (
+            &["--list", "a", "--values", "1", "--sub", "hash b partitions 2", "--sub-list", "c", "--sub-values", "1"],
+            "--sub excludes --sub-hash",
+        ),
+        (&["--list", "a", "--values", "1", "--sub", "hash b"], "--hash needs --partitions"),
+        (&["--none", "--sub", "hash b partitions 2"], "--none excludes --sub"),
         (&["--list", "a", "--values", "1", "--zone", "UTC"], "--zone is not for"),
         (&["--hash", "a"], "--hash needs --partitions"),
         (&["--hash", "a", "--partitions", "2", "--values", "1"], "--values is not for"),

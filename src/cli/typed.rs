@@ -10,6 +10,7 @@ use super::options::{Changes, DryRunArgs, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
 use super::split::OnChange;
+use super::sub::Level;
 use crate::report::Format;
 
 const AFTER_HELP: &str = "Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'";
@@ -176,13 +177,17 @@ pub(super) struct PartitionArgs {
     /// How many partitions the hash is spread over
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) partitions: Option<u32>,
-    /// Partition each partition again by a hash of these columns
+    /// Partition each partition again: 'range COL every LENGTH', 'range COL,… bounds A,B,C', 'list COL values a;b,c' or
+    /// 'hash COL,… partitions N'; may be repeated, once for each level
+    #[arg(long = "sub", value_name = "LEVEL")]
+    pub(super) sub: Vec<Level>,
+    /// The same as --sub 'hash COL,… partitions N', for one level
     #[arg(long, value_name = "COL,…")]
     pub(super) sub_hash: Option<Columns>,
     /// How many partitions each has then
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) sub_partitions: Option<u32>,
-    /// Partition each partition again by the values of this column
+    /// The same as --sub 'list COL values a;b,c', for one level
     #[arg(long, value_name = "COL")]
     pub(super) sub_list: Option<Columns>,
     /// The values of each of its partitions

@@ -30,6 +30,8 @@ pub struct Error {
     pub detail: Option<String>,
     /// The server's hint.
     pub hint: Option<String>,
+    /// The table the server named.
+    pub table: Option<Box<str>>,
     /// The column the server named.
     pub column: Option<String>,
     /// The constraint the server named.
@@ -48,6 +50,7 @@ impl Error {
                 message: db.message().to_owned(),
                 detail: db.detail().map(str::to_owned),
                 hint: db.hint().map(str::to_owned),
+                table: db.table().map(Box::from),
                 column: db.column().map(str::to_owned),
                 constraint: db.constraint().map(str::to_owned),
                 connection_lost: is_shutdown(db.code()),
@@ -79,6 +82,7 @@ impl Error {
                 b'M' => made.message = value(),
                 b'D' => made.detail = Some(value()),
                 b'H' => made.hint = Some(value()),
+                b't' => made.table = Some(value().into()),
                 b'c' => made.column = Some(value()),
                 b'n' => made.constraint = Some(value()),
                 _ => {}
@@ -96,6 +100,7 @@ impl Error {
             message: message.into(),
             detail: None,
             hint: None,
+            table: None,
             column: None,
             constraint: None,
             connection_lost: false,

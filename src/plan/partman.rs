@@ -133,7 +133,7 @@ fn series(source: &Shape, spec: &Partitioning) -> Result<(String, Step, u32), Fa
     let By::Series { column, step, premake, .. } = &spec.by else {
         return Err(refused("it makes ranges of one length only").hint("Give --range COL --every LENGTH."));
     };
-    if spec.below.is_some() {
+    if !spec.below.is_empty() {
         return Err(refused("its partitions would not be partitioned again")
             .hint("Leave out what each partition is to be partitioned by, or --pg-partman."));
     }

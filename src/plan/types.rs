@@ -35,9 +35,9 @@ pub struct Plan {
     /// How the tables of the target stand to those of the source.
     #[serde(default)]
     pub layout: Layout,
-    /// How the target's ranges follow each other, where they do.
+    /// How the target's ranges follow each other, at each level where they do.
     #[serde(default)]
-    pub series: Option<Series>,
+    pub ladder: Vec<Series>,
     /// What pg_partman is told of the target, where it is to make the partitions that follow.
     #[serde(default)]
     pub managed: Option<Managed>,
@@ -91,6 +91,8 @@ pub enum Layout {
 /// Ranges of one length by which a target is partitioned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series {
+    /// The level: that of the table's own partitions is 0.
+    pub level: usize,
     /// The column.
     pub column: String,
     /// From one bound to the next.
@@ -269,7 +271,7 @@ impl Plan {
             partitions: Vec::new(),
             branches: Vec::new(),
             layout: Layout::Kept,
-            series: None,
+            ladder: Vec::new(),
             managed: None,
             left_off: Vec::new(),
             settings: Vec::new(),
@@ -327,6 +329,11 @@ impl Plan {
         let mut members = self.members(names);
         members.retain(|member| !member.target.is_partitioned());
         members
+    }
+
+    /// The level of a partition of the target: that of the table's own partitions is 0.
+    pub fn level(&self, branch: &Branch) -> usize {
+        std::iter::successors(branch.parent, |parent| self.branches.get(*parent)?.parent).count()
     }
 
     /// The tables of the source that hold rows.

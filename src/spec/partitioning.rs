@@ -16,8 +16,8 @@ pub const MOST_PARTITIONS: usize = 1_000;
 pub struct Partitioning {
     /// By what.
     pub by: By,
-    /// By what each partition is partitioned again.
-    pub below: Option<By>,
+    /// By what each partition is partitioned again, level by level.
+    pub below: Vec<By>,
     /// Whether rows that belong nowhere else get a partition.
     pub default: bool,
     /// Constraints, indexes and foreign keys that are left off.
@@ -115,8 +115,12 @@ impl Partitioning {
             return Err(Failure::usage("--default-partition is not for --hash").hint("Every row has a partition then."));
         }
         let by = By::read(by, default)?;
-        let below = below.as_ref().map(|below| By::read(below, default)).transpose()?;
-        let made = by.least() * below.as_ref().map_or(1, |below| below.least() + 1);
+        let below = below.iter().map(|below| By::read(below, default)).collect::<Result<Vec<_>, _>>()?;
+        let (mut made, mut of_level) = (0, 1_usize);
+        for by in std::iter::once(&by).chain(&below) {
+            of_level = of_level.saturating_mul(by.least());
+            made = of_level.saturating_add(made);
+        }
         if made > MOST_PARTITIONS {
             return Err(Failure::usage(format!("{made} partitions are more than {MOST_PARTITIONS}")));
         }
@@ -128,11 +132,15 @@ impl Partitioning {
         if self.managed { Naming::Partman } else { Naming::Plain }
     }
 
+    /// The levels, from the table's own down.
+    pub fn levels(&self) -> impl Iterator<Item = &By> {
+        std::iter::once(&self.by).chain(&self.below)
+    }
+
     /// The columns of all levels, in order.
     pub fn columns(&self) -> Vec<String> {
-        let mut columns = self.by.columns().to_vec();
-        let below = self.below.iter().flat_map(|below| below.columns());
-        for column in below {
+        let mut columns = Vec::new();
+        for column in self.levels().flat_map(By::columns) {
             if !columns.contains(column) {
                 columns.push(column.clone());
             }
@@ -206,10 +214,7 @@ impl By {
 impl fmt::Display for Partitioning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.by)?;
-        match &self.below {
-            Some(below) => write!(f, ", each {below}"),
-            None => Ok(()),
-        }
+        self.below.iter().try_for_each(|below| write!(f, ", each {below}"))
     }
 }
 

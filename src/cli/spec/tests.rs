@@ -73,6 +73,7 @@ const LINES: &[&[&str]] = &[
     &["partition", "t", "--range=a,b", "--bounds=(-1,'a,b'),(2,MAXVALUE)"],
     &["partition", "t", "--list=a", "--values=-1;b,c;NULL"],
     &["partition", "t", "--hash=a,b", "--partitions=8", "--sub-list=c", "--sub-values=-1;b,c;NULL"],
+    &["partition", "t", "--list=a", "--values=b", "--sub=range c every 1 month", "--sub=hash \"D\" partitions 2"],
     &["partition", "t", "--none"],
     &[
         "split",

@@ -1,9 +1,9 @@
 //! The partitions as they are to be made: what each is called, and its bound. Pure.
 
-use super::series::{Place, Range};
+use super::series::{self, Place, Range};
 use crate::pg::Literal;
 use crate::pg::sql::{MAX_IDENTIFIER_BYTES, cut, ident_list};
-use crate::spec::partitioning::{By, Partitioning, Value};
+use crate::spec::partitioning::{By, MOST_PARTITIONS, Naming, Partitioning, Value};
 
 /// A partition to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,48 +23,90 @@ pub fn partition_key(by: &By) -> Option<String> {
     Some(format!("{} ({})", by.strategy()?, ident_list(by.columns().iter().map(String::as_str))))
 }
 
-/// All partitions, parents before children. `ranges` are those of a series; `ends` the least and the greatest number of
-/// the column's type.
-pub fn pieces(
-    spec: &Partitioning,
-    ranges: &[Range],
-    ends: Option<(i128, i128)>,
-    table: &str,
-    taken: impl Fn(&str) -> bool,
-) -> Vec<Piece> {
+/// A level, as it is to be made over the rows there are.
+pub struct Level<'a> {
+    /// By what.
+    pub by: &'a By,
+    /// Those of a series, over all rows.
+    pub ranges: Vec<Range>,
+    /// The least and the greatest number of the column's type.
+    pub ends: Option<(i128, i128)>,
+}
+
+/// All partitions, parents before children; of more than may be made, not all.
+pub fn pieces(spec: &Partitioning, levels: &[Level<'_>], table: &str, taken: impl Fn(&str) -> bool) -> Vec<Piece> {
     let mut chosen: Vec<Piece> = Vec::new();
-    let key = spec.below.as_ref().and_then(partition_key);
-    for (suffix, bound) in wanted(&spec.by, spec.default, ranges, ends) {
-        let name = free_name(table, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
-        chosen.push(Piece { name, bound, parent: None, key: key.clone() });
-    }
-    let Some(below) = &spec.below else { return chosen };
-    for parent in 0..chosen.len() {
-        for (suffix, bound) in wanted(below, spec.default, &[], None) {
-            let name = free_name(&chosen[parent].name, &suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
-            chosen.push(Piece { name, bound, parent: Some(parent), key: None });
+    // The level of each, and its range where that is of a series.
+    let mut places: Vec<(usize, Option<Range>)> = Vec::new();
+    let mut parents = vec![None];
+    for (n, level) in levels.iter().enumerate() {
+        let key = levels.get(n + 1).and_then(|below| partition_key(below.by));
+        let mut made = Vec::new();
+        for parent in parents {
+            let name = parent.map_or(table.to_owned(), |at: usize| chosen[at].name.clone());
+            let above = std::iter::successors(parent, |at: &usize| chosen[*at].parent).map(|at| &places[at]);
+            let above: Vec<(&By, Option<&Range>)> = above.map(|(of, range)| (levels[*of].by, range.as_ref())).collect();
+            for wanted in level.wanted(spec.default, &level.reaching(&above)) {
+                if chosen.len() > MOST_PARTITIONS {
+                    return chosen;
+                }
+                let name = free_name(&name, &wanted.suffix, |n| taken(n) || chosen.iter().any(|c| c.name == n));
+                made.push(Some(chosen.len()));
+                chosen.push(Piece { name, bound: wanted.bound, parent, key: key.clone() });
+                places.push((n, wanted.range));
+            }
         }
+        parents = made;
     }
     chosen
 }
 
-/// The partitions of one level: what each adds to its parent's name, and its bound.
-fn wanted(by: &By, default: bool, ranges: &[Range], ends: Option<(i128, i128)>) -> Vec<(String, String)> {
-    let mut wanted: Vec<(String, String)> = match by {
-        By::Series { .. } => ranges.iter().map(|r| (r.suffix.clone(), range_bound(r, ends))).collect(),
-        By::Bounds { bounds, .. } => bounds.windows(2).map(|w| (spelled(&w[0]), from_to(&w[0], &w[1]))).collect(),
-        By::List { values, .. } => {
-            values.iter().map(|of| (spelled(of), format!("FOR VALUES IN ({})", list(of)))).collect()
+/// A partition of one level.
+struct Wanted {
+    /// What it adds to its parent's name.
+    suffix: String,
+    bound: String,
+    /// Where it is of a series.
+    range: Option<Range>,
+}
+
+impl Level<'_> {
+    /// The ranges below these partitions: of a series over the same column, those that reach into the one above.
+    fn reaching(&self, above: &[(&By, Option<&Range>)]) -> Vec<Range> {
+        let By::Series { column, step, .. } = self.by else { return Vec::new() };
+        let same = |by: &By| matches!(by, By::Series { column: other, .. } if other == column);
+        match above.iter().find(|(by, _)| same(by)) {
+            None => self.ranges.clone(),
+            // A default partition has none of them.
+            Some((_, range)) => {
+                range.and_then(|range| series::within(*step, Naming::Plain, range).ok()).unwrap_or_default()
+            }
         }
-        By::Hash { partitions, .. } => (0..*partitions)
-            .map(|n| (n.to_string(), format!("FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})")))
-            .collect(),
-        By::Nothing => Vec::new(),
-    };
-    if default && !matches!(by, By::Hash { .. }) {
-        wanted.push(("default".to_owned(), "DEFAULT".to_owned()));
     }
-    wanted
+
+    fn wanted(&self, default: bool, ranges: &[Range]) -> Vec<Wanted> {
+        let plain = |suffix: String, bound: String| Wanted { suffix, bound, range: None };
+        let mut wanted: Vec<Wanted> = match self.by {
+            By::Series { .. } => ranges
+                .iter()
+                .map(|r| Wanted { suffix: r.suffix.clone(), bound: range_bound(r, self.ends), range: Some(r.clone()) })
+                .collect(),
+            By::Bounds { bounds, .. } => {
+                bounds.windows(2).map(|w| plain(spelled(&w[0]), from_to(&w[0], &w[1]))).collect()
+            }
+            By::List { values, .. } => {
+                values.iter().map(|of| plain(spelled(of), format!("FOR VALUES IN ({})", list(of)))).collect()
+            }
+            By::Hash { partitions, .. } => (0..*partitions)
+                .map(|n| plain(n.to_string(), format!("FOR VALUES WITH (MODULUS {partitions}, REMAINDER {n})")))
+                .collect(),
+            By::Nothing => Vec::new(),
+        };
+        if default && !matches!(self.by, By::Hash { .. }) {
+            wanted.push(plain("default".to_owned(), "DEFAULT".to_owned()));
+        }
+        wanted
+    }
 }
 
 /// `table_suffix`, or `table_suffix_1` and so on where that is taken.
@@ -146,30 +188,58 @@ fn spelled(values: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series;
     use super::*;
-    use crate::spec::partitioning::{Naming, Step};
+    use crate::spec::partitioning::Step;
 
     fn text(values: &[&str]) -> Vec<Value> {
         values.iter().map(|v| Value::Text((*v).to_owned())).collect()
+    }
+
+    /// Without any row.
+    fn levels(spec: &Partitioning) -> Vec<Level<'_>> {
+        spec.levels().map(|by| Level { by, ranges: Vec::new(), ends: None }).collect()
+    }
+
+    #[test]
+    fn ranges_below_a_range_stay_in_it() {
+        let every = |step| By::Series { column: "at".to_owned(), step, zone: None, premake: 1 };
+        let by = By::List { column: "region".to_owned(), values: vec![text(&["eu"])] };
+        let below = vec![every(Step::Months(12)), every(Step::Months(3))];
+        let spec = Partitioning { by, below, default: true, left_off: Vec::new(), managed: false };
+        let day = |text: &str| Place::Day(text.parse().expect("a day"));
+        let over =
+            |step| series::ranges(step, Naming::Plain, day("2026-11-05"), day("2026-11-05"), 1).expect("a series");
+        let mut levels = levels(&spec);
+        levels[1].ranges = over(Step::Months(12));
+        levels[2].ranges = over(Step::Months(3));
+        let made = pieces(&spec, &levels, "t", |_| false);
+        let of = |name: &str| -> Vec<&str> {
+            let parent = made.iter().position(|p| p.name == name);
+            made.iter().filter(|p| p.parent == parent).map(|p| p.name.strip_prefix(name).unwrap_or(&p.name)).collect()
+        };
+        assert_eq!(of("t_eu"), ["_2026", "_2027", "_default"]);
+        assert_eq!(of("t_eu_2026"), ["_2026_q1", "_2026_q2", "_2026_q3", "_2026_q4", "_default"]);
+        assert_eq!(of("t_default_2027").len(), 5);
+        assert_eq!(of("t_eu_default"), ["_default"]);
+        assert_eq!(made.len(), 2 + 2 * 3 + 2 * (5 + 5 + 1));
     }
 
     #[test]
     fn names_are_readable_short_and_free() {
         let values = vec![text(&["EU"]), text(&["eu"]), vec![Value::Null], text(&["São Paulo/x", "b"]), text(&["-5"])];
         let by = By::List { column: "region".to_owned(), values };
-        let spec = Partitioning { by, below: None, default: true, left_off: Vec::new(), managed: false };
-        let made = pieces(&spec, &[], None, "t", |n| n == "t_null");
+        let spec = Partitioning { by, below: Vec::new(), default: true, left_off: Vec::new(), managed: false };
+        let made = pieces(&spec, &levels(&spec), "t", |n| n == "t_null");
         let names: Vec<&str> = made.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["t_eu", "t_eu_1", "t_null_1", "t_são_paulo_x_b", "t_m5", "t_default"]);
         assert_eq!(made[2].bound, "FOR VALUES IN (NULL)");
         let long = "x".repeat(63);
-        assert!(pieces(&spec, &[], None, &long, |_| false).iter().all(|p| p.name.len() <= 62));
+        assert!(pieces(&spec, &levels(&spec), &long, |_| false).iter().all(|p| p.name.len() <= 62));
         let below = By::Hash { columns: vec!["id".to_owned()], partitions: 2 };
         let by = By::List { column: "region".to_owned(), values: vec![text(&["eu"])] };
-        let nested = Partitioning { by, below: Some(below), default: true, left_off: Vec::new(), managed: false };
+        let nested = Partitioning { by, below: vec![below], default: true, left_off: Vec::new(), managed: false };
         let made: Vec<(String, Option<usize>)> =
-            pieces(&nested, &[], None, "t", |n| n == "t_eu_1").into_iter().map(|p| (p.name, p.parent)).collect();
+            pieces(&nested, &levels(&nested), "t", |n| n == "t_eu_1").into_iter().map(|p| (p.name, p.parent)).collect();
         let told: Vec<(&str, Option<usize>)> = made.iter().map(|(name, parent)| (name.as_str(), *parent)).collect();
         let (eu, rest) = (Some(0), Some(1));
         assert_eq!(

@@ -9,7 +9,7 @@ use crate::pg::sql::plain_ident;
 use crate::pg::{Conn, Ident, Literal};
 use crate::plan::shape::{Column, Shape};
 use crate::plan::types::Key;
-use crate::spec::partitioning::{By, MOST_PARTITIONS, Partitioning, Step};
+use crate::spec::partitioning::{By, MOST_PARTITIONS, Naming, Partitioning, Step};
 
 /// The type without which a time zone means nothing.
 const ZONED: &str = "timestamp with time zone";
@@ -26,11 +26,16 @@ pub async fn type_names(conn: &Conn, schema: &str) -> Result<Vec<String>, Failur
 /// # Errors
 /// Exit 2 for one that it does not know, exit 3 where the column's values have none.
 pub async fn zone(conn: &Conn, source: &Shape, spec: &Partitioning) -> Result<String, Failure> {
-    let zone = match &spec.by {
+    let zones = spec.levels().filter_map(|by| match by {
         By::Series { zone, .. } | By::Bounds { zone, .. } => zone.as_deref(),
         By::List { .. } | By::Hash { .. } | By::Nothing => None,
-    };
-    let Some(zone) = zone else { return Ok("UTC".to_owned()) };
+    });
+    let zones: Vec<&str> = zones.collect();
+    let Some(zone) = zones.first().copied() else { return Ok("UTC".to_owned()) };
+    if let Some(other) = zones.iter().find(|other| **other != zone) {
+        return Err(Failure::usage(format!("the levels have two time zones, {zone} and {other}"))
+            .hint("Give one: bounds of all levels are read by one clock."));
+    }
     let zoned = spec.columns().iter().any(|c| source.column(c).is_some_and(|c| c.base_type_sql == ZONED));
     if !zoned {
         return Err(Failure::refused("--zone is for columns of type timestamptz")
@@ -45,8 +50,8 @@ pub async fn zone(conn: &Conn, source: &Shape, spec: &Partitioning) -> Result<St
 }
 
 /// The least and the greatest value of a whole number's type.
-pub fn ends(source: &Shape, spec: &Partitioning) -> Option<(i128, i128)> {
-    let By::Series { column, .. } = &spec.by else { return None };
+pub fn ends(source: &Shape, by: &By) -> Option<(i128, i128)> {
+    let By::Series { column, .. } = by else { return None };
     source.column(column).and_then(ends_of)
 }
 
@@ -91,9 +96,10 @@ pub fn read_place(step: Step, text: &str) -> Option<Place> {
     }
 }
 
-/// The ranges of a series over all rows there are; around this day, or zero, where there is none.
-pub async fn ranges(conn: &Conn, source: &Shape, spec: &Partitioning, zone: &str) -> Result<Vec<Range>, Failure> {
-    let By::Series { column, step, premake, .. } = &spec.by else { return Ok(Vec::new()) };
+/// The ranges of a series over all rows there are; around this day, or zero, where there is none. None where the level is
+/// no series.
+pub async fn ranges(conn: &Conn, source: &Shape, by: &By, naming: Naming, zone: &str) -> Result<Vec<Range>, Failure> {
+    let By::Series { column, step, premake, .. } = by else { return Ok(Vec::new()) };
     let value = Ident(column).to_string();
     let finite = match step {
         Step::Numbers(_) => String::new(),
@@ -126,14 +132,14 @@ pub async fn ranges(conn: &Conn, source: &Shape, spec: &Partitioning, zone: &str
     let (Some(from), Some(to)) = (read_place(*step, &first), read_place(*step, &last)) else {
         return Err(beyond(reach));
     };
-    let mut ranges = series::ranges(*step, spec.naming(), from, to, *premake).map_err(|why| match why {
+    let mut ranges = series::ranges(*step, naming, from, to, *premake).map_err(|why| match why {
         Unending::Beyond => beyond(reach.clone()),
         Unending::TooMany => Failure::refused(format!("partitions of {step} would be more than {MOST_PARTITIONS}"))
             .detail(reach.clone())
             .hint("Give a longer --every, or --bounds and --default-partition for rows far away."),
     })?;
     // Beyond the type's last value there is nothing to come.
-    if let Some((_, greatest)) = ends(source, spec) {
+    if let Some((_, greatest)) = ends(source, by) {
         ranges.retain(|range| range.from <= Place::Number(greatest));
     }
     Ok(ranges)
@@ -160,8 +166,7 @@ pub async fn refuse_null(
     key: &Key,
 ) -> Result<(), Failure> {
     let may_be_null = |name: &&String| source.column(name).is_some_and(|c| !c.not_null);
-    let levels = std::iter::once(&spec.by).chain(&spec.below);
-    let columns = levels.flat_map(|by| by.columns().iter().map(|name| (name, by.takes_null(spec.default))));
+    let columns = spec.levels().flat_map(|by| by.columns().iter().map(|name| (name, by.takes_null(spec.default))));
     for (name, takes_null) in columns.filter(|(name, _)| may_be_null(name)) {
         let must_not = target.column(name).is_some_and(|c| c.not_null);
         if takes_null && !must_not {

@@ -7,7 +7,7 @@ mod look;
 pub mod series;
 
 pub use design::Piece;
-use design::Taken;
+use design::{Level, Taken};
 pub use extend::branches;
 pub use look::{place_sql, read_place};
 
@@ -41,16 +41,19 @@ pub async fn plan(
     let indexes = hold::indexes(source, spec, primary_key.as_deref())?;
     let zone = look::zone(conn, source, spec).await?;
     let managed = partman::look(conn, source, spec, &zone).await?;
-    let ranges = look::ranges(conn, source, spec, &zone).await?;
+    let mut ladder = Vec::new();
+    for by in spec.levels() {
+        let ranges = look::ranges(conn, source, by, spec.naming(), &zone).await?;
+        ladder.push(Level { by, ranges, ends: look::ends(source, by) });
+    }
     let taken = taken(conn, &tree).await?;
-    let ends = look::ends(source, spec);
-    let pieces = design::pieces(spec, &ranges, ends, &source.name.name, |name| taken.has(name));
+    let pieces = design::pieces(spec, &ladder, &source.name.name, |name| taken.has(name));
     if pieces.len() > MOST_PARTITIONS {
         return Err(Failure::refused(format!("{} partitions are more than {MOST_PARTITIONS}", pieces.len()))
             .hint("Give longer ranges, or fewer partitions of each."));
     }
     if managed.is_some() {
-        partman::refuse_pieces(source, &ranges, &pieces)?;
+        partman::refuse_pieces(source, &ladder[0].ranges, &pieces)?;
     }
     let storage = storage(&tree);
     let root = hold::root(source, spec, design::partition_key(&spec.by), &storage);
@@ -88,17 +91,23 @@ pub async fn plan(
         identity,
         branches,
         layout: Layout::Made,
-        series: match &spec.by {
-            By::Series { column, step, .. } => {
-                Some(Series { column: column.clone(), step: *step, zone, naming: spec.naming() })
-            }
-            By::Bounds { .. } | By::List { .. } | By::Hash { .. } | By::Nothing => None,
-        },
+        ladder: series(spec, &zone),
         managed,
         left_off: spec.left_off.clone(),
         clauses: request.text.to_owned(),
         ..Plan::plain(tree.root, target, modelled.columns, key)
     })
+}
+
+/// How ranges follow each other, at each level where they do.
+fn series(spec: &Partitioning, zone: &str) -> Vec<Series> {
+    let of_level = |(level, by): (usize, &By)| match by {
+        By::Series { column, step, .. } => {
+            Some(Series { level, column: column.clone(), step: *step, zone: zone.to_owned(), naming: spec.naming() })
+        }
+        By::Bounds { .. } | By::List { .. } | By::Hash { .. } | By::Nothing => None,
+    };
+    spec.levels().enumerate().filter_map(of_level).collect()
 }
 
 /// Names in the table's schema and in ours. What its partitions are called is free once they make room.

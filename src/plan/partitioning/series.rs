@@ -58,6 +58,15 @@ pub fn ranges(step: Step, naming: Naming, first: Place, last: Place, more: u32) 
     }
 }
 
+/// The ranges that another one reaches into.
+pub fn within(step: Step, naming: Naming, range: &Range) -> Result<Vec<Range>, Unending> {
+    let last = match range.to {
+        Place::Day(day) => day.checked_sub(1.days()).map(Place::Day).map_err(|_| Unending::Beyond)?,
+        Place::Number(n) => Place::Number(n - 1),
+    };
+    ranges(step, naming, range.from, last, 0)
+}
+
 /// The one range that a value is in.
 pub fn range_of(step: Step, naming: Naming, value: Place) -> Option<Range> {
     let from = floor(step, value)?;
@@ -200,6 +209,18 @@ mod tests {
         let numbers =
             ranges(Step::Numbers(100), Naming::Plain, Place::Number(-1), Place::Number(100), 0).expect("a series");
         assert_eq!(numbers.iter().map(|r| r.suffix.as_str()).collect::<Vec<_>>(), ["m100", "0", "100"]);
+    }
+
+    #[test]
+    fn shorter_ranges_fill_a_longer_one() {
+        let year = range_of(Step::Months(12), Naming::Plain, day("2026-07-01")).expect("a year");
+        let quarters = within(Step::Months(3), Naming::Plain, &year).expect("quarters");
+        assert_eq!(
+            quarters.iter().map(|r| r.suffix.as_str()).collect::<Vec<_>>(),
+            ["2026_q1", "2026_q2", "2026_q3", "2026_q4"]
+        );
+        let hundred = range_of(Step::Numbers(100), Naming::Plain, Place::Number(5)).expect("a hundred");
+        assert_eq!(within(Step::Numbers(50), Naming::Plain, &hundred).expect("two").len(), 2);
     }
 
     #[test]

@@ -185,18 +185,17 @@ fn a_run_that_is_killed_goes_on_where_it_was() {
 
 #[test]
 fn a_run_that_is_given_up_leaves_nothing() {
-    let db = Db::new();
-    db.sql(TABLE);
-    db.sql("INSERT INTO t (id, d) SELECT i, i % 5 FROM generate_series(1, 500) i");
-    let before = dump(&db);
-    let running = partition(&db, &["--postpone-cutover"]);
-    running.wait_for_waiting("pgrecast cutover");
-    running.kill();
-    let output = command(&db, &["abort", &only_migration(&db)]).wait();
-    output.ended(0);
-    assert_nothing_left(&db);
-    assert_eq!(dump(&db), before);
-    assert_eq!(db.query_one_text("SELECT count(*) FROM t"), "500");
+    under_traffic(84, false, |db, mover| {
+        let before = dump(db);
+        let running = partition(db, &["--postpone-cutover"]);
+        running.wait_for_waiting("pgrecast cutover");
+        mover.wait_for_more(50);
+        running.kill();
+        mover.wait_for_more(20);
+        command(db, &["abort", &only_migration(db)]).wait().ended(0);
+        assert_nothing_left(db);
+        assert_eq!(dump(db), before);
+    });
 }
 
 #[test]
@@ -204,16 +203,31 @@ fn plans_look_at_one_partition_and_statistics_are_there() {
     let db = Db::new();
     db.sql(TABLE);
     db.sql("INSERT INTO t (id, d) SELECT i, i % 5 FROM generate_series(1, 5000) i; ANALYZE t");
-    // Two sessions prepare before: one statement of its own plan, one generic.
-    let session = db.connect();
-    session
-        .sql("SET plan_cache_mode = force_generic_plan; PREPARE find (int) AS SELECT * FROM t WHERE d = $1 AND id = 7");
-    session.rows("EXECUTE find (2)");
+    // Two sessions prepare before: one has a generic plan, for which partitions are chosen as it runs, one a plan for each.
+    let prepared = |mode: &str| {
+        let session = db.connect();
+        let find = "PREPARE find (int) AS SELECT * FROM t WHERE d = $1 AND id = 7";
+        session.sql(&format!(
+            "SET plan_cache_mode = {mode}; {find}; PREPARE change AS UPDATE t SET v = 'w' WHERE d = $1 AND id = 7"
+        ));
+        session.rows("EXECUTE find (2)");
+        session.sql("EXECUTE change (2)");
+        session
+    };
+    let (generic, custom) = (prepared("force_generic_plan"), prepared("force_custom_plan"));
     partitioned(&db, &BY[2..]);
-    let rows = session.rows("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE find (2)");
-    let plan: Vec<String> = rows.into_iter().flatten().flatten().collect();
-    let plan = plan.join("\n");
-    assert!(plan.contains("Subplans Removed: 4") && plan.contains(" on t_2 ") && !plan.contains(" on t_1 "), "{plan}");
+    for (session, removed) in [(&generic, true), (&custom, false)] {
+        for statement in ["find", "change"] {
+            let rows =
+                session.rows(&format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE {statement} (2)"));
+            let plan: Vec<String> = rows.into_iter().flatten().flatten().collect();
+            let plan = plan.join("\n");
+            assert_eq!(plan.contains("Subplans Removed: 4"), removed, "{plan}");
+            // Before 18 an UPDATE names all tables that it could have written to.
+            let mut scans = plan.lines().filter(|line| line.contains("Scan"));
+            assert!(plan.contains("Scan") && scans.all(|line| line.contains(" t_2")), "{plan}");
+        }
+    }
     for (table, inherited) in [("t", "t"), ("t_3", "f")] {
         let seen = format!("SELECT count(*) FROM pg_stats WHERE tablename = '{table}' AND inherited = '{inherited}'");
         assert_eq!(db.query_one_text(&seen), "5", "{table}");
