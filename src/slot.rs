@@ -51,14 +51,14 @@ fn judge(seen: Option<Seen>, failover: bool) -> Result<(), Unfit> {
 }
 
 async fn look(context: &Context, conn: &Conn, slot: &str) -> Result<Result<(), Unfit>, Failure> {
-    // Columns that only later versions have are read by way of JSON.
+    // Columns that only later versions have are read by way of JSON. What is done is noted for each of the tables.
     let sql = format!(
         "SELECT coalesce((SELECT json_build_object('failover', coalesce((to_jsonb(s)->>'failover')::boolean, false), \
          'invalid', coalesce(to_jsonb(s)->>'invalidation_reason', CASE s.wal_status WHEN 'lost' THEN 'wal_removed' END), \
-         'covered', EXISTS (SELECT FROM pgrecast.slot p WHERE p.migration = {} AND p.name = s.slot_name \
-             AND p.done >= s.confirmed_flush_lsn)) \
+         'covered', NOT EXISTS (SELECT FROM pgrecast.migration m WHERE {} AND NOT EXISTS (SELECT FROM pgrecast.slot p \
+             WHERE p.migration = m.id AND p.name = s.slot_name AND p.done >= s.confirmed_flush_lsn))) \
          FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = {}), 'null')",
-        context.id,
+        all_tables(context),
         Literal(slot)
     );
     let seen: Option<Seen> = json(conn, "look for slot", &sql).await?;
@@ -112,12 +112,17 @@ pub fn begin_sql(context: &Context, slot: &str) -> String {
         return String::new();
     }
     format!(
-        "INSERT INTO pgrecast.slot (migration, name, done) SELECT {}, slot_name, confirmed_flush_lsn \
-         FROM pg_catalog.pg_replication_slots WHERE slot_name = {} \
+        "INSERT INTO pgrecast.slot (migration, name, done) SELECT m.id, s.slot_name, s.confirmed_flush_lsn \
+         FROM pg_catalog.pg_replication_slots s, pgrecast.migration m WHERE s.slot_name = {} AND {} \
          ON CONFLICT (migration, name) DO UPDATE SET done = excluded.done; ",
-        context.id,
-        Literal(slot)
+        Literal(slot),
+        all_tables(context)
     )
+}
+
+/// The tables of the migration, among all: they share its slots.
+fn all_tables(context: &Context) -> String {
+    format!("{} IN (m.id, m.head)", context.id)
 }
 
 /// Waits until the standbys have what was committed so far, and so the phase that needs a slot no more, before that slot

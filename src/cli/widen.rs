@@ -37,15 +37,12 @@ impl Widen {
             "type": self.type_sql,
             "also": also,
             "way_back": self.options.rollback_window.is_some(),
+            "failover_slot": self.options.failover_slot,
         })
     }
 
     pub(super) fn check(typed: WidenArgs) -> Result<Self, Failure> {
         let Begun { dry_run, options, connection, output } = typed.beginning.check(None)?;
-        if options.failover_slot {
-            return Err(Failure::refused("--failover-slot is not for several tables that are swapped together")
-                .hint("Leave it out: after a failover the migration begins anew."));
-        }
         let twice = typed.also.iter().enumerate().find(|(at, one)| typed.also[..*at].contains(one));
         if let Some((_, one)) = twice {
             return Err(Failure::usage(format!("--also {one} is given twice")));

@@ -46,7 +46,7 @@ async fn begin(typed: &Widen) -> Result<Option<(Opened, Migration, bool)>, Failu
     }
     refuse_hours(&of_key)?;
     refuse_blind_throttle(&opened, &typed.options)?;
-    preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid, false).await?)?;
+    preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid, typed.options.failover_slot).await?)?;
     let holding = holding_of(&opened, &planner, typed).await?;
     let tables = plan_each(&opened, &planner, typed, &holding).await?;
     if tables.is_empty() {

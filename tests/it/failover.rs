@@ -194,6 +194,49 @@ fn in_the_copy() {
     finish(db);
 }
 
+/// One slot, and an account of it for each table.
+#[test]
+fn several_tables_go_on_together() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    pair.db.sql(
+        "CREATE TABLE c (id int PRIMARY KEY, u int, v text, n numeric);
+         INSERT INTO c SELECT n, n, 'v', n FROM generate_series(1, 3000) n",
+    );
+    let load = Load::start(&pair.db, &Shape::plain(), &Options::paced(907));
+    let running =
+        command(&pair.db, &["widen", "t.id", "bigint", "--also", "c.u", "--failover-slot", "--postpone-cutover"]);
+    running.wait_for_waiting("pgrecast cutover");
+    pair.wait_for_slot("_1");
+    pair.db.sql("UPDATE c SET v = 'late' WHERE id % 3 = 0; DELETE FROM c WHERE id % 7 = 0");
+    load.wait_for_more(100, SOON);
+    let promoted = pair.fail_over(running);
+    drop(load);
+    let db = &promoted.db;
+    // Of the second table the standby has not got what the slot has confirmed.
+    let noted = "SELECT string_agg(migration::text, ' ' ORDER BY migration) FROM pgrecast.slot";
+    assert_eq!(db.query_one_text(noted), "1 2");
+    let done = db.query_one_text("SELECT done FROM pgrecast.slot WHERE migration = 2");
+    db.sql("UPDATE pgrecast.slot SET done = '0/1' WHERE migration = 2");
+    promoted.assert_ends(&["resume"], &["is ahead of the tables"]);
+    db.sql(&format!("UPDATE pgrecast.slot SET done = '{done}' WHERE migration = 2"));
+    let running = promoted.under_traffic(|more| {
+        let running = command(db, &["resume"]);
+        running.wait_for_waiting("pgrecast cutover");
+        db.sql("UPDATE c SET v = 'after' WHERE id % 5 = 0; INSERT INTO c VALUES (4000, 4000, 'new', 1)");
+        more();
+        running
+    });
+    command(db, &["cutover"]).wait().ended(0);
+    running.done();
+    promoted.assert_same("t", "t_old");
+    promoted.assert_same("c", "c_old");
+    let types = "SELECT string_agg(format_type(atttypid, atttypmod), ' ') FROM pg_attribute \
+        WHERE (attrelid, attname) IN (('t'::regclass, 'id'), ('c'::regclass, 'u'))";
+    assert_eq!(db.query_one_text(types), "bigint bigint");
+    command(db, &["finish", "1"]).wait().ended(0);
+    assert_nothing_left(db);
+}
+
 /// A standby that has a change, and whose receiver stands still before it has the flush of it.
 struct StandStill {
     /// What tells a position past the change.
