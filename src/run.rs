@@ -109,8 +109,9 @@ impl Run {
     /// Waits until `pgrecast abort` was run elsewhere; later the monitor looks for that.
     async fn aborted(&self) -> Failure {
         let head = &self.group.head;
+        let mut steered = head.store.steered();
         loop {
-            tokio::time::sleep(compare::EVERY).await;
+            steered.or_after(compare::EVERY).await;
             // The work beside it may have this session in a transaction that has failed.
             if let Ok(Some(migration)) = head.store.get(head.id).await
                 && migration.ending == Some(state::Ending::Abort)
@@ -120,27 +121,30 @@ impl Run {
         }
     }
 
-    /// Nothing is begun outside the windows.
+    /// Nothing is begun outside the windows, as they are at the moment: `pgrecast set` changes them.
     async fn wait_for_window(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
+        let head = &self.group.head;
         let opens = async {
-            let hours = &self.options.hours;
-            let mut said = false;
-            while let window::Now::Closed { opens } = window::at(&hours.windows, seams::now()) {
+            let mut steered = head.store.steered();
+            let mut said = None;
+            loop {
+                let hours = self.again().await?.options.hours;
+                let window::Now::Closed { opens } = window::at(&hours.windows, seams::now()) else { return Ok(()) };
                 if hours.outside == Outside::Exit {
-                    return Err(closed_failure(opens, hours));
+                    return Err(closed_failure(opens, &hours));
                 }
-                if !said {
-                    said = true;
+                if said != Some(opens) {
+                    said = Some(opens);
                     let on = format!("the window, which opens {}", window::by_clock(&hours.windows, opens));
-                    self.group.head.reporter.say(Event::Waiting { on });
+                    head.reporter.say(Event::Waiting { on });
                 }
-                tokio::time::sleep(compare::EVERY).await;
+                steered.or_after(compare::EVERY).await;
             }
-            Ok(())
         };
         tokio::select! {
             opened = opens => opened,
             why = stopped => Err(why),
+            why = self.aborted() => Err(why),
             failure = lease_lost(&self.group.head) => Err(failure),
         }
     }
@@ -347,30 +351,32 @@ async fn lease_lost(context: &Context) -> Failure {
     }
 }
 
-/// SIGINT, SIGTERM or the end of `--max-runtime`. A second signal ends the process at once.
-pub async fn stop_request(max_runtime: Option<Duration>) -> Failure {
+/// SIGINT, SIGTERM or the end of `--max-runtime`, from this call on. A second signal ends the process at once.
+pub fn stop_request(max_runtime: Option<Duration>) -> impl Future<Output = Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let again = "Run the same command again to go on.";
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let over = async {
-        match max_runtime {
-            Some(most) => tokio::time::sleep(most).await,
-            None => std::future::pending().await,
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        let over = async {
+            match max_runtime {
+                Some(most) => tokio::time::sleep(most).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => return Failure::new(Exit::Paused, "stopped at the end of --max-runtime").hint(again),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        () = over => return Failure::new(Exit::Paused, "stopped at the end of --max-runtime").hint(again),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        });
+        Failure::new(Exit::Interrupted, "interrupted").hint(again)
     }
-    tokio::spawn(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        std::process::exit(i32::from(Exit::Interrupted.code()));
-    });
-    Failure::new(Exit::Interrupted, "interrupted").hint(again)
 }
 
 /// Where relative paths in the options begin: kept absolute, so that a resume from elsewhere looks at the same file.

@@ -1,4 +1,5 @@
-//! Looks once a second: at the throttle's signals, at what the slot retains, at how far everything is; says progress.
+//! Looks twice a second, and when somebody steers: at the throttle's signals, at what the slot retains, at how far everything
+//! is; says progress.
 
 mod board;
 mod decide;
@@ -24,7 +25,7 @@ use crate::report::{Event, Phase, Progress};
 use crate::seams;
 use crate::throttle::{Gate, Kind};
 
-/// How often to look.
+/// How often to look, where nobody steers.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// How often to write down how far it is.
@@ -68,6 +69,7 @@ impl Monitor {
         let mut said = false;
         let mut stays = false;
         let mut kept: Option<Instant> = None;
+        let mut steered = self.context.store.steered();
         loop {
             let looked = self.look(&mut conn).await;
             let options = self.board.options();
@@ -113,7 +115,7 @@ impl Monitor {
                 self.keep(conn.as_ref(), &progress).await;
             }
             self.context.reporter.say(Event::Progress(progress));
-            tokio::time::sleep(EVERY).await;
+            steered.or_after(EVERY).await;
         }
     }
 

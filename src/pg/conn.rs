@@ -29,6 +29,11 @@ impl Conn {
         self.session.client.is_closed()
     }
 
+    /// What it is notified of, from now on.
+    pub fn heard(&self) -> super::Heard {
+        self.session.heard().from_now()
+    }
+
     /// Runs statements without parameters; the rows are dropped.
     pub async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
         tracing::debug!(statement = name, sql, "batch");

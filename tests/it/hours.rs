@@ -146,6 +146,26 @@ fn outside_the_window_a_run_keeps_up() {
 }
 
 #[test]
+fn a_run_that_waits_for_its_window_is_steered() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    let start = || {
+        let running = start(&db, 0, at(12, 0), &["--window", "22:00-23:00 UTC"]);
+        running.wait_for_waiting("the window, which opens 2026-11-20 22:00 UTC");
+        running
+    };
+    let given_up = start();
+    command(&db, &["abort"]).wait().ended(0);
+    given_up.wait().ended(1);
+    assert_nothing_left(&db);
+    let running = start();
+    command(&db, &["set", "window="]).wait().ended(0);
+    running.done();
+    assert_widened(&db);
+    finish(&db);
+}
+
+#[test]
 fn the_cutover_waits_for_its_own_window() {
     let db = Db::new();
     db.sql(Shape::plain_ddl());

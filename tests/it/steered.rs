@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 
 use crate::harness::load::{Load, Options, Shape};
-use crate::harness::migration::{SOON, assert_widened, command, finish, wait_until, widen};
-use crate::harness::{Db, Session, assert_nothing_left, beside, own_server, standby_of, wait_for};
+use crate::harness::migration::{SOON, WIDEN, assert_widened, command, finish, wait_until, widen};
+use crate::harness::{Db, Session, assert_nothing_left, beside, own_server, spawn_with, standby_of, wait_for};
 
 /// Rows that make the copy several chunks long.
 const FILLER: &str = "INSERT INTO t (id, v) SELECT -n, repeat('x', 1000) FROM generate_series(2, 12000) n";
@@ -70,6 +70,31 @@ fn paused_shown_set_and_let_go_on() {
     finish(&db);
 }
 
+/// By itself it looks once an hour: what it does is what it was notified of.
+#[test]
+fn a_command_is_heard_at_once() {
+    let db = table();
+    let start = || {
+        let args = [&["alter", "t", WIDEN, "--postpone-cutover", "--format", "json"], &SLOWLY[..]].concat();
+        let running = spawn_with(db.dsn(), &args, &[("PGRECAST_POLL", "3600")]);
+        running.wait_for_phase("copy");
+        running
+    };
+    let given_up = start();
+    command(&db, &["abort"]).wait().ended(0);
+    given_up.wait().ended(1);
+    let running = start();
+    command(&db, &["pause"]).wait().ended(0);
+    held_back(&running, "paused");
+    command(&db, &["set", "nice=0", "jobs=2"]).wait().ended(0);
+    command(&db, &["unpause"]).wait().ended(0);
+    running.wait_for_waiting("pgrecast cutover");
+    command(&db, &["cutover"]).wait().ended(0);
+    running.done();
+    assert_widened(&db);
+    finish(&db);
+}
+
 #[test]
 fn a_paused_migration_does_not_cut_over() {
     let db = table();
@@ -79,7 +104,8 @@ fn a_paused_migration_does_not_cut_over() {
     command(&db, &["cutover"]).wait().ended(0);
     running.wait_for_waiting("paused by pgrecast pause");
     assert_eq!(db.query_one_text("SELECT phase FROM pgrecast.migration"), "ready");
-    command(&db, &["unpause"]).wait().ended(0);
+    // A notification can be lost; the row is what counts.
+    db.sql("UPDATE pgrecast.migration SET paused = false");
     running.done();
     assert_widened(&db);
     finish(&db);
