@@ -14,6 +14,7 @@ mod harness;
 mod hours;
 mod load;
 mod locked;
+mod log;
 mod resume;
 mod rollback;
 mod scenarios;

@@ -174,7 +174,8 @@ where
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
-                tracing::debug!(severity = notice.severity(), code = notice.code().code(), "{}", notice.message());
+                // A function of the application may say what a row has.
+                tracing::trace!(severity = notice.severity(), code = notice.code().code(), "{}", notice.message());
             }
             Ok(AsyncMessage::Notification(_)) => hears.send_modify(|n| *n += 1),
             Ok(_) => {}
