@@ -14,7 +14,7 @@ use crate::context::{Context, Group};
 use crate::drift;
 use crate::error::{Exit, Failure};
 use crate::follow::{failed_any, stop_all};
-use crate::monitor::{Board, closed_failure, given_up};
+use crate::monitor::{Board, closed_failure, given_up, spent_failure};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
@@ -65,14 +65,19 @@ impl Run {
         if migration.phase == state::Phase::Differs {
             return compare::allows(&migration);
         }
-        let stopped = stop_request(self.options.max_runtime);
-        let mut stopped = std::pin::pin!(stopped);
+        let mut stopped = std::pin::pin!(stop_request());
         // What was asked of an earlier run was not carried out, or there would be no migration.
         self.group.head.store.ask_to_end(self.group.head.id, None).await?;
         if migration.phase == state::Phase::Prepare {
-            self.wait_for_window(&mut stopped).await?;
+            // Later the monitor sees to the end of the run's time, and to what it leaves.
+            let ends = self.ends();
+            let early = async {
+                tokio::select! { why = &mut stopped => why, why = spent(ends) => why }
+            };
+            let mut early = std::pin::pin!(early);
+            self.wait_for_window(&mut early).await?;
             let prepared = tokio::select! {
-                prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut stopped) => prepared,
+                prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut early) => prepared,
                 why = self.aborted() => Err(why),
             };
             let seconds = match prepared {
@@ -97,6 +102,11 @@ impl Run {
             self.clean_up().await?;
         }
         self.keep(&mut stopped).await
+    }
+
+    /// When `--max-runtime` is over.
+    fn ends(&self) -> Option<Instant> {
+        self.options.max_runtime.and_then(|most| self.begun.checked_add(most))
     }
 
     async fn end_former_run(&self) -> Result<(), Failure> {
@@ -179,7 +189,7 @@ impl Run {
         }
         self.group.head.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
         let begun = Instant::now();
-        let board = Arc::new(Board::new((0, 0), &self.options));
+        let board = Arc::new(Board::new((0, 0), &self.options).until(self.ends()));
         let work = async {
             match self.until {
                 Until::Swapped => keep::run(&back, &self.options, &board).await,
@@ -189,6 +199,7 @@ impl Run {
         let ended = tokio::select! {
             ended = work => ended,
             why = stopped => Err(why),
+            why = board.left() => Err(why),
             failure = lease_lost(&self.group.head) => Err(failure),
         };
         if self.until == Until::Compared {
@@ -351,23 +362,24 @@ async fn lease_lost(context: &Context) -> Failure {
     }
 }
 
-/// SIGINT, SIGTERM or the end of `--max-runtime`, from this call on. A second signal ends the process at once.
-pub fn stop_request(max_runtime: Option<Duration>) -> impl Future<Output = Failure> {
+/// The end of `--max-runtime`.
+async fn spent(ends: Option<Instant>) -> Failure {
+    match ends {
+        Some(ends) => tokio::time::sleep_until(ends.into()).await,
+        None => std::future::pending().await,
+    }
+    spent_failure()
+}
+
+/// SIGINT or SIGTERM, from this call on. A second signal ends the process at once.
+pub fn stop_request() -> impl Future<Output = Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let again = "Run the same command again to go on.";
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     async move {
         let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
             return std::future::pending().await;
         };
-        let over = async {
-            match max_runtime {
-                Some(most) => tokio::time::sleep(most).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = over => return Failure::new(Exit::Paused, "stopped at the end of --max-runtime").hint(again),
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
@@ -375,7 +387,7 @@ pub fn stop_request(max_runtime: Option<Duration>) -> impl Future<Output = Failu
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             std::process::exit(i32::from(Exit::Interrupted.code()));
         });
-        Failure::new(Exit::Interrupted, "interrupted").hint(again)
+        Failure::new(Exit::Interrupted, "interrupted").hint("Run the same command again to go on.")
     }
 }
 

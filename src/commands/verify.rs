@@ -58,7 +58,7 @@ async fn ask(opened: &Opened, migration: &Migration, typed: &Verify, reporter: &
     let begun = std::time::Instant::now();
     let outcome = async {
         // The runner may have begun before the next line.
-        let stopped = stop_request(None);
+        let stopped = stop_request();
         let asked = opened.store.ask_to_compare(id).await?;
         reporter.say(Event::Waiting {
             on: format!("the runner of migration {id} to compare, in phase {}", migration.phase),

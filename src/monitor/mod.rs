@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use board::Board;
-use decide::Look;
-pub use decide::closed_failure;
+use decide::{Look, Moment};
+pub use decide::{closed_failure, spent_failure};
 use history::History;
 pub use signals::given_up;
 
@@ -84,7 +84,8 @@ impl Monitor {
                 }
                 Err(failure) => (Some(format!("signals unknown: {}", failure.primary)), false),
             };
-            let held = decide::held(signal, paused, &options, phase, seams::now());
+            let moment = Moment { phase, now: seams::now(), rate: history.rate(), spent: self.board.is_spent() };
+            let held = decide::held(signal, paused, &options, &moment);
             let reason = shown(phase).iter().find_map(|work| held.why(*work)).map(str::to_owned);
             self.gate.set(held);
             self.account(&mut held_since, reason.as_deref());
@@ -95,8 +96,11 @@ impl Monitor {
                     None => Event::Unthrottled,
                 });
             }
+            if looked.is_err() && moment.spent {
+                self.board.leave(spent_failure());
+            }
             if let Ok(look) = &looked {
-                match decide::over(look, &options, phase, history.rate(), seams::now()) {
+                match decide::over(look, &options, &moment) {
                     Some(Ok(failure)) => self.board.leave(failure),
                     Some(Err(text)) if !stays => {
                         stays = true;

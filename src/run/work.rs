@@ -105,7 +105,7 @@ impl Work {
                 Table { context, follower, copy, fingerprint, columns, x0 }
             })
             .collect();
-        let board = Arc::new(Board::new(size, &run.options));
+        let board = Arc::new(Board::new(size, &run.options).until(run.ends()));
         let monitor = Monitor {
             context,
             board: board.clone(),
