@@ -364,7 +364,10 @@ pub(super) async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> 
             && wanted.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
     };
     let is_it = |m: &Migration| m.tables().any(|table| table.source_oid == oid || same_name(table));
-    let Some(found) = all.into_iter().filter(is_unfinished).find(is_it) else { return Ok(None) };
+    let found = match all.iter().find(|m| is_unfinished(m) && is_it(m)) {
+        Some(found) => found.clone(),
+        None => return Ok(all.into_iter().rev().find(|m| is_repeated(wanted, m) && same_name(m))),
+    };
     if found.request == wanted.request {
         if wanted.dry_run {
             return Err(Failure::refused(format!("migration {} does this already", found.id))
@@ -379,6 +382,12 @@ pub(super) async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> 
             found.id, found.phase, found.plan.clauses
         ))
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
+}
+
+/// Whoever starts a command again and again, as cron does, has it done once: until `finish` it is over, and so it is after
+/// a rollback.
+fn is_repeated(wanted: &Wanted, m: &Migration) -> bool {
+    !is_unfinished(m) && !wanted.dry_run && wanted.options.hours.outside == Outside::Exit && m.request == wanted.request
 }
 
 /// Runs a registered migration to its end.

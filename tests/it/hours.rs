@@ -98,6 +98,9 @@ fn cron_starts_it_night_after_night() {
     by_day(3);
     std::fs::remove_file(&hold).expect("the file");
     begin(3, at(22, 0), "22:00-06:00 UTC").done();
+    begin(4, at(12, 0), "22:00-06:00 UTC").done();
+    begin(4, at(22, 0), "22:00-06:00 UTC").done();
+    assert_eq!(db.query_one_text("SELECT count(*) || max(phase) FROM pgrecast.migration"), "1complete", "begun anew");
     load.stop().assert_kept(&db, &format!("{} WHERE id > 0", Shape::plain().select_all()));
     assert_widened(&db);
     finish(&db);

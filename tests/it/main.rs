@@ -15,6 +15,7 @@ mod hours;
 mod load;
 mod locked;
 mod log;
+mod manual;
 mod resume;
 mod rollback;
 mod scenarios;
