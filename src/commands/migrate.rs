@@ -219,7 +219,7 @@ pub(super) async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, 
         Err(failure) => return Err(failure),
     }
     refuse_hours(wanted)?;
-    let mut sieve = Sieve { dry_run: wanted.dry_run, of_role: Vec::new() };
+    let mut sieve = Sieve::new(wanted.dry_run);
     sieve.pass(preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?)?;
     check_settings(&opened, &settings(&wanted.options)).await?;
     refuse_blind_throttle(&opened, &wanted.options)?;
@@ -304,19 +304,24 @@ async fn of_partitions(opened: &Opened, plan: &Plan) -> Result<Vec<Finding>, Fai
 
 /// What speaks against a migration ends it before it begins. That another role would have to run it does not end a dry
 /// run, which tells it instead.
-struct Sieve {
+pub(super) struct Sieve {
     dry_run: bool,
     of_role: Vec<Finding>,
 }
 
 impl Sieve {
-    fn pass(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
+    /// Nothing found yet.
+    pub(super) fn new(dry_run: bool) -> Sieve {
+        Sieve { dry_run, of_role: Vec::new() }
+    }
+
+    pub(super) fn pass(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
         let (of_role, others) = findings.into_iter().partition(|f| self.dry_run && f.of_role);
         self.of_role.extend::<Vec<Finding>>(of_role);
         preflight::refusal(others)
     }
 
-    fn said(self) -> Vec<String> {
+    pub(super) fn said(self) -> Vec<String> {
         let said = |f: Finding| format!("This role could not run it: {}. {}", f.what, f.hint);
         self.of_role.into_iter().map(said).collect()
     }

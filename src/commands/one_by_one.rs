@@ -4,14 +4,13 @@
 //! have: so between two swaps every foreign key holds, whichever of its ends is wider. Columns that refer come first, as a
 //! value that only the new type can hold comes up in the key and must have a place in all that refers to it.
 
-use super::migrate::{How, Wanted, begin, go, show, without_run};
+use super::migrate::{How, Sieve, Wanted, begin, go, show, without_run};
 use super::opened::{Opened, is_unfinished, open};
-use super::reporter;
 use super::widen::{check_type, clauses_of, holding_of, plan_each};
+use super::reporter;
 use crate::cli::{TableName, Widen};
 use crate::error::Failure;
 use crate::plan::types::Plan;
-use crate::preflight;
 use crate::run::Until;
 use crate::state::Migration;
 use crate::ties::Ties;
@@ -41,7 +40,8 @@ async fn step(typed: &Widen, any: bool) -> Result<Option<(Opened, Migration, boo
     }
     let planner = opened.planner().await?;
     let holding = holding_of(&opened, &planner, typed).await?;
-    let tables = in_order(plan_each(&opened, &planner, typed, &holding).await?);
+    let mut sieve = Sieve::new(typed.dry_run);
+    let tables = in_order(plan_each(&opened, &planner, typed, &holding, &mut sieve).await?);
     if tables.is_empty() && !any {
         return Err(Failure::refused(format!("{} has that type already", typed.column))
             .detail("So has every column that refers to it."));
@@ -51,10 +51,11 @@ async fn step(typed: &Widen, any: bool) -> Result<Option<(Opened, Migration, boo
     for (plan, ties) in &tables {
         found.extend(ties.findings(&planner, plan, opened.facts.version).await?);
     }
-    preflight::refusal(found)?;
+    sieve.pass(found)?;
     if typed.dry_run {
+        let remarks = sieve.said();
         for table in tables {
-            show(&opened, &[table], &[], typed.output.format, &typed.options).await?;
+            show(&opened, &[table], &remarks, typed.output.format, &typed.options).await?;
         }
         return Ok(None);
     }
