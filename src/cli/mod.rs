@@ -12,7 +12,7 @@ use crate::report::{Format, LogFormat};
 mod alter;
 mod demo;
 mod hours;
-mod later;
+mod listen;
 mod name;
 mod options;
 mod partition;

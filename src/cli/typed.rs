@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::later::LaterOptions;
+use super::listen::StatusArgs;
 use super::name::{ColumnName, Columns, TableName};
 use super::options::{Changes, DryRunArgs, OnError, path};
 use super::reverse::Reverse;
@@ -144,7 +144,7 @@ pub(super) struct Beginning {
     #[command(flatten)]
     pub(super) changes: Changes,
     #[command(flatten)]
-    pub(super) later: LaterOptions,
+    pub(super) status: StatusArgs,
 }
 
 #[derive(Debug, Args)]
@@ -280,7 +280,7 @@ pub(super) struct ResumeArgs {
     #[command(flatten)]
     pub(super) changes: Changes,
     #[command(flatten)]
-    pub(super) later: LaterOptions,
+    pub(super) status: StatusArgs,
 }
 
 #[derive(Debug, Args)]

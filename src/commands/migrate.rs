@@ -2,7 +2,7 @@
 
 use super::opened::{Opened, is_unfinished, open};
 use super::widen::check_type;
-use super::{close, report_of, reporter, say_line, steps};
+use super::{close, report_of, say_line, steps, told};
 use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
 use crate::estimate::estimate;
@@ -161,7 +161,7 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
 
 /// Gives a table a new shape, or goes on with the same migration where it was begun before.
 pub async fn alter(typed: Alter) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     alter_told(typed, &reporter).await
 }
 
@@ -173,14 +173,14 @@ pub(super) async fn alter_told(typed: Alter, reporter: &Reporter) -> Result<(), 
 
 /// Makes a table partitioned, or goes on with it.
 pub async fn partition(typed: Partition) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     let output = typed.output.clone();
     migrate("partition", Wanted::partition(typed), &output, &reporter).await
 }
 
 /// Takes a table apart, or goes on with it.
 pub async fn split(typed: Split) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     let output = typed.output.clone();
     migrate("split", Wanted::split(typed), &output, &reporter).await
 }
@@ -349,7 +349,8 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     }
     make_absolute(&mut options);
     let how = How { command: "resume", resumed: true, until: Until::Swapped };
-    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
+    let (reporter, _status) = told(&typed.output).await?;
+    go(opened, migration, options, how, &reporter, &typed.output).await
 }
 
 /// What a run is for.

@@ -7,7 +7,7 @@
 use super::migrate::{How, Sieve, Wanted, begin, go, show, without_run};
 use super::opened::{Opened, is_unfinished, open};
 use super::widen::{check_type, clauses_of, holding_of, plan_each};
-use super::reporter;
+use super::{reporter_beside, told};
 use crate::cli::{TableName, Widen};
 use crate::error::Failure;
 use crate::plan::types::Plan;
@@ -18,11 +18,12 @@ use crate::ties::Ties;
 /// Changes the type in one table after the other; said again, it goes on where it stopped.
 pub(super) async fn widen(typed: &Widen) -> Result<(), Failure> {
     let mut any = false;
+    let (_, status) = told(&typed.output).await?;
     loop {
         let step = step(typed, any).await.map_err(|failure| without_run("widen", failure, &typed.output))?;
         let Some((opened, migration, resumed)) = step else { return Ok(()) };
         let how = How { command: "widen", resumed, until: Until::Swapped };
-        let reporter = reporter(typed.output.format)?;
+        let reporter = reporter_beside(status.as_ref(), typed.output.format)?;
         go(opened, migration, typed.options.clone(), how, &reporter, &typed.output).await?;
         any = true;
     }

@@ -5,7 +5,7 @@ use super::migrate::{
     without_run,
 };
 use super::opened::{Opened, open};
-use super::{one_by_one, reporter};
+use super::{one_by_one, told};
 use crate::cli::{ColumnName, TableName, Widen};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -24,7 +24,7 @@ pub async fn widen(mut typed: Widen) -> Result<(), Failure> {
     if typed.one_by_one {
         return one_by_one::widen(&typed).await;
     }
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     match begin(&typed).await {
         Ok(Some((opened, migration, resumed))) => {
             let how = How { command: "widen", resumed, until: Until::Swapped };

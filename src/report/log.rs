@@ -113,7 +113,7 @@ fn before<'a>(text: &'a str, mark: &str) -> &'a str {
 }
 
 /// The same of a list of sessions: who it is, and not what they run.
-fn who(text: &str) -> String {
+pub(crate) fn who(text: &str) -> String {
     text.split_once("): ").map_or(text.to_owned(), |(head, _)| format!("{head})"))
 }
 

@@ -12,7 +12,7 @@ pub mod log;
 pub mod numbers;
 mod reporter;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod summary;
 mod table;
 mod terminal;

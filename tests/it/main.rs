@@ -20,6 +20,7 @@ mod resume;
 mod rollback;
 mod scenarios;
 mod spec;
+mod status;
 mod steered;
 mod subscriber;
 mod verify;
