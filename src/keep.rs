@@ -232,6 +232,7 @@ async fn begin_following(back: &Group, options: &MigrateOptions, board: &Arc<Boa
 /// Compares whenever somebody asks for it; ends with the first failure.
 async fn answer(back: &Context, following: &Following) -> Failure {
     let comparison = following.comparison(back);
+    let mut steered = back.store.steered();
     loop {
         if let Err(failure) = following.still().await {
             return failure;
@@ -239,7 +240,7 @@ async fn answer(back: &Context, following: &Following) -> Failure {
         if let Err(failure) = comparison.answer(state::Phase::Keep, Phase::Keep).await {
             return failure;
         }
-        tokio::time::sleep(EVERY).await;
+        steered.or_after(EVERY).await;
     }
 }
 
@@ -278,6 +279,7 @@ pub async fn end(back: &Group, from: state::Phase, to: state::Phase) -> Result<(
 /// jumps meanwhile ends no window.
 async fn wait_for_end(back: &Context, window: Option<Duration>) -> Result<Option<Ending>, Failure> {
     let mut ends = None;
+    let mut steered = back.store.steered();
     loop {
         let migration = back.store.get_again(back.id).await?;
         let said = ends.is_some();
@@ -302,6 +304,6 @@ async fn wait_for_end(back: &Context, window: Option<Duration>) -> Result<Option
                 ),
             });
         }
-        tokio::time::sleep(EVERY).await;
+        steered.or_after(EVERY).await;
     }
 }

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod commands;
 pub mod error;
 pub mod report;
+pub mod status;
 
 pub mod pg;
 pub mod plan;

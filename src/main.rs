@@ -1,18 +1,18 @@
 //! The process edge: arguments in, exit code out.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use pgrecast::cli::{self, Unparsed};
 use pgrecast::error::Failure;
-use pgrecast::report::{Format, render_failure};
+use pgrecast::report::{Format, log, render_failure};
 
 fn main() -> ExitCode {
+    log::install(cli::log_format(std::env::args_os()));
     let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(unparsed) => return unparsed_exit(&unparsed),
     };
-    log();
     let format = command.format();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
@@ -28,12 +28,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// On standard error, which is the log's alone where one was asked for; on standard output then, and where it is JSON.
 fn tell(failure: &Failure, format: Format) {
     let now = jiff::Timestamp::now();
+    let logged = log::failed(failure);
     // A closed output is no reason to fail otherwise than we already do.
-    let _ = writeln!(std::io::stderr(), "{}", render_failure(failure, Format::Text, now));
-    if format == Format::Json {
-        let _ = writeln!(std::io::stdout(), "{}", render_failure(failure, Format::Json, now));
+    if !logged {
+        let _ = writeln!(std::io::stderr(), "{}", render_failure(failure, Format::Text, now));
+    }
+    if logged || format == Format::Json {
+        let _ = writeln!(std::io::stdout(), "{}", render_failure(failure, format, now));
     }
 }
 
@@ -48,12 +52,4 @@ fn unparsed_exit(unparsed: &Unparsed) -> ExitCode {
         }
     };
     ExitCode::from(unparsed.code())
-}
-
-/// Logs go to standard error; `PGRECAST_LOG` says what, in the filter syntax of `tracing`.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PGRECAST_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -14,7 +14,7 @@ use crate::context::{Context, Group};
 use crate::drift;
 use crate::error::{Exit, Failure};
 use crate::follow::{failed_any, stop_all};
-use crate::monitor::{Board, closed_failure, given_up};
+use crate::monitor::{Board, closed_failure, given_up, spent_failure};
 use crate::pg::{Conn, Role};
 use crate::report::{Event, Phase, Report};
 use crate::state::{self, Migration};
@@ -65,14 +65,19 @@ impl Run {
         if migration.phase == state::Phase::Differs {
             return compare::allows(&migration);
         }
-        let stopped = stop_request(self.options.max_runtime);
-        let mut stopped = std::pin::pin!(stopped);
+        let mut stopped = std::pin::pin!(stop_request());
         // What was asked of an earlier run was not carried out, or there would be no migration.
         self.group.head.store.ask_to_end(self.group.head.id, None).await?;
         if migration.phase == state::Phase::Prepare {
-            self.wait_for_window(&mut stopped).await?;
+            // Later the monitor sees to the end of the run's time, and to what it leaves.
+            let ends = self.ends();
+            let early = async {
+                tokio::select! { why = &mut stopped => why, why = spent(ends) => why }
+            };
+            let mut early = std::pin::pin!(early);
+            self.wait_for_window(&mut early).await?;
             let prepared = tokio::select! {
-                prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut stopped) => prepared,
+                prepared = self.timed(Phase::Prepare, prepare::run(&self.group), &mut early) => prepared,
                 why = self.aborted() => Err(why),
             };
             let seconds = match prepared {
@@ -99,6 +104,11 @@ impl Run {
         self.keep(&mut stopped).await
     }
 
+    /// When `--max-runtime` is over.
+    fn ends(&self) -> Option<Instant> {
+        self.options.max_runtime.and_then(|most| self.begun.checked_add(most))
+    }
+
     async fn end_former_run(&self) -> Result<(), Failure> {
         for table in self.group.tables() {
             finish::end_former_run(table).await?;
@@ -109,8 +119,9 @@ impl Run {
     /// Waits until `pgrecast abort` was run elsewhere; later the monitor looks for that.
     async fn aborted(&self) -> Failure {
         let head = &self.group.head;
+        let mut steered = head.store.steered();
         loop {
-            tokio::time::sleep(compare::EVERY).await;
+            steered.or_after(compare::EVERY).await;
             // The work beside it may have this session in a transaction that has failed.
             if let Ok(Some(migration)) = head.store.get(head.id).await
                 && migration.ending == Some(state::Ending::Abort)
@@ -120,27 +131,30 @@ impl Run {
         }
     }
 
-    /// Nothing is begun outside the windows.
+    /// Nothing is begun outside the windows, as they are at the moment: `pgrecast set` changes them.
     async fn wait_for_window(&self, stopped: &mut (impl Future<Output = Failure> + Unpin)) -> Result<(), Failure> {
+        let head = &self.group.head;
         let opens = async {
-            let hours = &self.options.hours;
-            let mut said = false;
-            while let window::Now::Closed { opens } = window::at(&hours.windows, seams::now()) {
+            let mut steered = head.store.steered();
+            let mut said = None;
+            loop {
+                let hours = self.again().await?.options.hours;
+                let window::Now::Closed { opens } = window::at(&hours.windows, seams::now()) else { return Ok(()) };
                 if hours.outside == Outside::Exit {
-                    return Err(closed_failure(opens, hours));
+                    return Err(closed_failure(opens, &hours));
                 }
-                if !said {
-                    said = true;
+                if said != Some(opens) {
+                    said = Some(opens);
                     let on = format!("the window, which opens {}", window::by_clock(&hours.windows, opens));
-                    self.group.head.reporter.say(Event::Waiting { on });
+                    head.reporter.say(Event::Waiting { on });
                 }
-                tokio::time::sleep(compare::EVERY).await;
+                steered.or_after(compare::EVERY).await;
             }
-            Ok(())
         };
         tokio::select! {
             opened = opens => opened,
             why = stopped => Err(why),
+            why = self.aborted() => Err(why),
             failure = lease_lost(&self.group.head) => Err(failure),
         }
     }
@@ -175,7 +189,7 @@ impl Run {
         }
         self.group.head.reporter.say(Event::PhaseBegan { phase: Phase::Keep });
         let begun = Instant::now();
-        let board = Arc::new(Board::new((0, 0), &self.options));
+        let board = Arc::new(Board::new((0, 0), &self.options).until(self.ends()));
         let work = async {
             match self.until {
                 Until::Swapped => keep::run(&back, &self.options, &board).await,
@@ -185,6 +199,7 @@ impl Run {
         let ended = tokio::select! {
             ended = work => ended,
             why = stopped => Err(why),
+            why = board.left() => Err(why),
             failure = lease_lost(&self.group.head) => Err(failure),
         };
         if self.until == Until::Compared {
@@ -350,30 +365,33 @@ async fn lease_lost(context: &Context) -> Failure {
     }
 }
 
-/// SIGINT, SIGTERM or the end of `--max-runtime`. A second signal ends the process at once.
-pub async fn stop_request(max_runtime: Option<Duration>) -> Failure {
-    use tokio::signal::unix::{SignalKind, signal};
-    let again = "Run the same command again to go on.";
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let over = async {
-        match max_runtime {
-            Some(most) => tokio::time::sleep(most).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = over => return Failure::new(Exit::Paused, "stopped at the end of --max-runtime").hint(again),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// The end of `--max-runtime`.
+async fn spent(ends: Option<Instant>) -> Failure {
+    match ends {
+        Some(ends) => tokio::time::sleep_until(ends.into()).await,
+        None => std::future::pending().await,
     }
-    tokio::spawn(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        std::process::exit(i32::from(Exit::Interrupted.code()));
-    });
-    Failure::new(Exit::Interrupted, "interrupted").hint(again)
+    spent_failure()
+}
+
+/// SIGINT or SIGTERM, from this call on. A second signal ends the process at once.
+pub fn stop_request() -> impl Future<Output = Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        });
+        Failure::new(Exit::Interrupted, "interrupted").hint("Run the same command again to go on.")
+    }
 }
 
 /// Where relative paths in the options begin: kept absolute, so that a resume from elsewhere looks at the same file.

@@ -26,6 +26,17 @@ pub fn now() -> jiff::Timestamp {
     if cfg!(debug_assertions) { clock::set(now).unwrap_or(now) } else { now }
 }
 
+/// How long to wait before a look that nobody asked for. `PGRECAST_POLL=SECONDS` puts it off, so that what happens all the
+/// same was asked for.
+pub fn poll(every: std::time::Duration) -> std::time::Duration {
+    static ASKED: std::sync::LazyLock<Option<u64>> =
+        std::sync::LazyLock::new(|| std::env::var("PGRECAST_POLL").ok()?.parse().ok());
+    match *ASKED {
+        Some(seconds) if cfg!(debug_assertions) => std::time::Duration::from_secs(seconds),
+        Some(_) | None => every,
+    }
+}
+
 mod clock {
     use std::sync::LazyLock;
 

@@ -76,6 +76,18 @@ pub fn at(windows: &[Window], moment: Timestamp) -> Now {
     Now::Open { until: None }
 }
 
+/// When they open next, other than for what is open now; `None` where they are never closed.
+pub fn opens_next(windows: &[Window], moment: Timestamp) -> Option<Timestamp> {
+    match at(windows, moment) {
+        Now::Closed { opens } => Some(opens),
+        Now::Open { until } => match at(windows, until?) {
+            Now::Closed { opens } => Some(opens),
+            // Windows that touch are one.
+            Now::Open { .. } => None,
+        },
+    }
+}
+
 impl Window {
     /// The stretches of time around and after a moment in which it is open.
     fn times(&self, moment: Timestamp) -> Vec<(Timestamp, Timestamp)> {

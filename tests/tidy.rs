@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&str] = &[
     "main",
     "commands",
+    "status",
     "demo",
     "run",
     "rollback",

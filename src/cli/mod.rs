@@ -7,18 +7,19 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::error::{Exit, Failure};
-use crate::report::Format;
+use crate::report::{Format, LogFormat};
 
 mod alter;
 mod demo;
 mod hours;
-mod later;
+mod listen;
 mod name;
 mod options;
 mod partition;
 mod quantity;
 mod resume;
 mod reverse;
+mod secret;
 mod session;
 mod set;
 mod setting;
@@ -221,7 +222,7 @@ impl From<clap::Error> for Unparsed {
         let text = error.render().to_string();
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Unparsed::Asked(text),
-            _ => Unparsed::Wrong(text),
+            _ => Unparsed::Wrong(secret::hidden(&text)),
         }
     }
 }
@@ -238,6 +239,12 @@ pub fn parse<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Re
         Problem::Line(error) => error.into(),
         Problem::Refused(failure) => failure.into(),
     })
+}
+
+/// Which log a command line asks for, whatever else it says.
+pub fn log_format<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Option<LogFormat> {
+    let matches = CommandLine::command().try_get_matches_from(args).ok()?;
+    matches.get_one::<LogFormat>("log_format").copied()
 }
 
 /// Why a line is no command.

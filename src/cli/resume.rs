@@ -20,11 +20,10 @@ pub struct Resume {
 
 impl Resume {
     pub(super) fn check(typed: ResumeArgs) -> Result<Self, Failure> {
-        typed.later.check()?;
         Ok(Resume {
             id: typed.which.id,
             changes: typed.changes,
-            output: Output::new(&typed.session.format, typed.report),
+            output: Output::new(&typed.session.format, typed.report).listening(&typed.status),
             connection: typed.session.into(),
         })
     }

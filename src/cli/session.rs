@@ -1,8 +1,10 @@
 //! What most commands have in common: which database, and what is said where.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::listen::StatusArgs;
 use super::name::Columns;
 use super::options::MigrateOptions;
 use super::typed::{Beginning, FormatArgs, ReportArgs, Session};
@@ -30,11 +32,18 @@ pub struct Output {
     pub format: Format,
     /// Where the report goes at the end.
     pub report: Option<PathBuf>,
+    /// Where the status is served.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Output {
+    /// The same, with the status of the run served there.
+    pub(super) fn listening(self, typed: &StatusArgs) -> Self {
+        Output { listen: typed.status_listen, ..self }
+    }
+
     pub(super) fn new(format: &FormatArgs, report: ReportArgs) -> Self {
-        Output { format: format.format, report: report.report }
+        Output { format: format.format, report: report.report, listen: None }
     }
 }
 
@@ -48,12 +57,11 @@ pub(super) struct Begun {
 
 impl Beginning {
     pub(super) fn check(self, primary_key: Option<Columns>) -> Result<Begun, Failure> {
-        self.later.check()?;
         let mut options = self.changes.apply(MigrateOptions::default())?;
         options.primary_key = primary_key.map(|columns| columns.0);
         options.failover_slot = self.failover_slot;
         options.dry_run = self.measures.into();
-        let output = Output::new(&self.session.format, self.report);
+        let output = Output::new(&self.session.format, self.report).listening(&self.status);
         Ok(Begun { dry_run: self.dry_run, options, connection: self.session.into(), output })
     }
 }

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::later::LaterOptions;
+use super::listen::StatusArgs;
 use super::name::{ColumnName, Columns, TableName};
 use super::options::{Changes, DryRunArgs, OnError, path};
 use super::reverse::Reverse;
 use super::setting::Setting;
 use super::split::OnChange;
 use super::sub::Level;
-use crate::report::Format;
+use crate::report::{Format, LogFormat};
 
 const AFTER_HELP: &str = "Example: pgrecast alter orders 'ALTER COLUMN id TYPE bigint'";
 
@@ -30,6 +30,9 @@ const MAX_SECONDS: u64 = 3_600;
 #[derive(Debug, Parser)]
 #[command(name = "pgrecast", version, after_help = AFTER_HELP, disable_help_subcommand = true, max_term_width = 100)]
 pub(super) struct CommandLine {
+    /// Write a log to standard error: text, or json, one object a line [default: warnings alone]
+    #[arg(long, global = true, value_enum, hide_possible_values = true, value_name = "FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
     #[command(subcommand)]
     pub(super) command: Typed,
 }
@@ -142,7 +145,7 @@ pub(super) struct Beginning {
     #[command(flatten)]
     pub(super) changes: Changes,
     #[command(flatten)]
-    pub(super) later: LaterOptions,
+    pub(super) status: StatusArgs,
 }
 
 #[derive(Debug, Args)]
@@ -283,7 +286,7 @@ pub(super) struct ResumeArgs {
     #[command(flatten)]
     pub(super) changes: Changes,
     #[command(flatten)]
-    pub(super) later: LaterOptions,
+    pub(super) status: StatusArgs,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use super::opened::{Opened, is_unfinished, open};
 use super::widen::check_type;
-use super::{close, report_of, reporter, say_line, steps};
+use super::{close, report_of, say_line, steps, told};
 use crate::cli::{Alter, Command, Connection, MigrateOptions, Output, Outside, Partition, Resume, Split, TableName};
 use crate::error::{Exit, Failure};
 use crate::estimate::estimate;
@@ -158,7 +158,7 @@ pub(super) fn understand(command: &Command) -> Result<(), Failure> {
 
 /// Gives a table a new shape, or goes on with the same migration where it was begun before.
 pub async fn alter(typed: Alter) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     alter_told(typed, &reporter).await
 }
 
@@ -170,14 +170,14 @@ pub(super) async fn alter_told(typed: Alter, reporter: &Reporter) -> Result<(), 
 
 /// Makes a table partitioned, or goes on with it.
 pub async fn partition(typed: Partition) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     let output = typed.output.clone();
     migrate("partition", Wanted::partition(typed), &output, &reporter).await
 }
 
 /// Takes a table apart, or goes on with it.
 pub async fn split(typed: Split) -> Result<(), Failure> {
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     let output = typed.output.clone();
     migrate("split", Wanted::split(typed), &output, &reporter).await
 }
@@ -216,7 +216,7 @@ pub(super) async fn begin(wanted: &Wanted) -> Result<Option<(Opened, Migration, 
         Err(failure) => return Err(failure),
     }
     refuse_hours(wanted)?;
-    let mut sieve = Sieve { dry_run: wanted.dry_run, of_role: Vec::new() };
+    let mut sieve = Sieve::new(wanted.dry_run);
     sieve.pass(preflight::look(opened.store.conn(), &opened.facts, oid, wanted.options.failover_slot).await?)?;
     check_settings(&opened, &settings(&wanted.options)).await?;
     refuse_blind_throttle(&opened, &wanted.options)?;
@@ -301,19 +301,24 @@ async fn of_partitions(opened: &Opened, plan: &Plan) -> Result<Vec<Finding>, Fai
 
 /// What speaks against a migration ends it before it begins. That another role would have to run it does not end a dry
 /// run, which tells it instead.
-struct Sieve {
+pub(super) struct Sieve {
     dry_run: bool,
     of_role: Vec<Finding>,
 }
 
 impl Sieve {
-    fn pass(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
+    /// Nothing found yet.
+    pub(super) fn new(dry_run: bool) -> Sieve {
+        Sieve { dry_run, of_role: Vec::new() }
+    }
+
+    pub(super) fn pass(&mut self, findings: Vec<Finding>) -> Result<(), Failure> {
         let (of_role, others) = findings.into_iter().partition(|f| self.dry_run && f.of_role);
         self.of_role.extend::<Vec<Finding>>(of_role);
         preflight::refusal(others)
     }
 
-    fn said(self) -> Vec<String> {
+    pub(super) fn said(self) -> Vec<String> {
         let said = |f: Finding| format!("This role could not run it: {}. {}", f.what, f.hint);
         self.of_role.into_iter().map(said).collect()
     }
@@ -341,7 +346,8 @@ pub async fn resume(typed: Resume) -> Result<(), Failure> {
     }
     make_absolute(&mut options);
     let how = How { command: "resume", resumed: true, until: Until::Swapped };
-    go(opened, migration, options, how, &reporter(typed.output.format)?, &typed.output).await
+    let (reporter, _status) = told(&typed.output).await?;
+    go(opened, migration, options, how, &reporter, &typed.output).await
 }
 
 /// What a run is for.
@@ -361,7 +367,10 @@ pub(super) async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> 
             && wanted.table.schema.as_ref().is_none_or(|s| *s == m.plan.source.name.schema)
     };
     let is_it = |m: &Migration| m.tables().any(|table| table.source_oid == oid || same_name(table));
-    let Some(found) = all.into_iter().filter(is_unfinished).find(is_it) else { return Ok(None) };
+    let found = match all.iter().find(|m| is_unfinished(m) && is_it(m)) {
+        Some(found) => found.clone(),
+        None => return Ok(all.into_iter().rev().find(|m| is_repeated(wanted, m) && same_name(m))),
+    };
     if found.request == wanted.request {
         if wanted.dry_run {
             return Err(Failure::refused(format!("migration {} does this already", found.id))
@@ -376,6 +385,12 @@ pub(super) async fn begun_before(opened: &Opened, oid: u32, wanted: &Wanted) -> 
             found.id, found.phase, found.plan.clauses
         ))
         .hint(format!("Go on with it (pgrecast resume {0}), or give it up (pgrecast abort {0}).", found.id)))
+}
+
+/// Whoever starts a command again and again, as cron does, has it done once: until `finish` it is over, and so it is after
+/// a rollback.
+fn is_repeated(wanted: &Wanted, m: &Migration) -> bool {
+    !is_unfinished(m) && !wanted.dry_run && wanted.options.hours.outside == Outside::Exit && m.request == wanted.request
 }
 
 /// Runs a registered migration to its end.

@@ -13,12 +13,13 @@ mod steps;
 mod verify;
 mod widen;
 
-use crate::cli::Command;
+use crate::cli::{Command, Output};
 use crate::error::Failure;
 use crate::plan::types::Plan;
 use crate::preflight::ServerFacts;
-use crate::report::{Event, Format, Report, Reporter, Summary, peak_rss_bytes};
+use crate::report::{Event, Format, Report, Reporter, Summary, on_stdout, peak_rss_bytes};
 use crate::state::Migration;
+use crate::status::Status;
 
 /// How long the last words may take to reach a slow terminal.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
@@ -83,7 +84,27 @@ fn report_of(migration: &Migration, command: &str, facts: &ServerFacts) -> Repor
 
 /// The reporter of a command.
 fn reporter(format: Format) -> Result<Reporter, Failure> {
-    Reporter::stdout(format).map_err(|e| Failure::failed(format!("cannot start the thread that shows progress: {e}")))
+    reporter_beside(None, format)
+}
+
+/// The reporter of a run, and what serves its status where that was asked for.
+async fn told(output: &Output) -> Result<(Reporter, Option<Status>), Failure> {
+    let status = match output.listen {
+        Some(address) => Some(Status::listen(address).await?),
+        None => None,
+    };
+    Ok((reporter_beside(status.as_ref(), output.format)?, status))
+}
+
+/// A reporter that keeps the status up to date.
+fn reporter_beside(status: Option<&Status>, format: Format) -> Result<Reporter, Failure> {
+    let shown = on_stdout(format);
+    let shown = match status {
+        Some(status) => status.beside(shown),
+        None => shown,
+    };
+    Reporter::new(shown, jiff::Timestamp::now)
+        .map_err(|e| Failure::failed(format!("cannot start the thread that shows progress: {e}")))
 }
 
 /// Prints a line. A reader that is gone is no failure of the command.

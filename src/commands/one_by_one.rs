@@ -4,14 +4,13 @@
 //! have: so between two swaps every foreign key holds, whichever of its ends is wider. Columns that refer come first, as a
 //! value that only the new type can hold comes up in the key and must have a place in all that refers to it.
 
-use super::migrate::{How, Wanted, begin, go, show, without_run};
+use super::migrate::{How, Sieve, Wanted, begin, go, show, without_run};
 use super::opened::{Opened, is_unfinished, open};
-use super::reporter;
 use super::widen::{check_type, clauses_of, holding_of, plan_each};
+use super::{reporter_beside, told};
 use crate::cli::{TableName, Widen};
 use crate::error::Failure;
 use crate::plan::types::Plan;
-use crate::preflight;
 use crate::run::Until;
 use crate::state::Migration;
 use crate::ties::Ties;
@@ -19,11 +18,12 @@ use crate::ties::Ties;
 /// Changes the type in one table after the other; said again, it goes on where it stopped.
 pub(super) async fn widen(typed: &Widen) -> Result<(), Failure> {
     let mut any = false;
+    let (_, status) = told(&typed.output).await?;
     loop {
         let step = step(typed, any).await.map_err(|failure| without_run("widen", failure, &typed.output))?;
         let Some((opened, migration, resumed)) = step else { return Ok(()) };
         let how = How { command: "widen", resumed, until: Until::Swapped };
-        let reporter = reporter(typed.output.format)?;
+        let reporter = reporter_beside(status.as_ref(), typed.output.format)?;
         go(opened, migration, typed.options.clone(), how, &reporter, &typed.output).await?;
         any = true;
     }
@@ -41,7 +41,8 @@ async fn step(typed: &Widen, any: bool) -> Result<Option<(Opened, Migration, boo
     }
     let planner = opened.planner().await?;
     let holding = holding_of(&opened, &planner, typed).await?;
-    let tables = in_order(plan_each(&opened, &planner, typed, &holding).await?);
+    let mut sieve = Sieve::new(typed.dry_run);
+    let tables = in_order(plan_each(&opened, &planner, typed, &holding, &mut sieve).await?);
     if tables.is_empty() && !any {
         return Err(Failure::refused(format!("{} has that type already", typed.column))
             .detail("So has every column that refers to it."));
@@ -51,10 +52,11 @@ async fn step(typed: &Widen, any: bool) -> Result<Option<(Opened, Migration, boo
     for (plan, ties) in &tables {
         found.extend(ties.findings(&planner, plan, opened.facts.version).await?);
     }
-    preflight::refusal(found)?;
+    sieve.pass(found)?;
     if typed.dry_run {
+        let remarks = sieve.said();
         for table in tables {
-            show(&opened, &[table], &[], typed.output.format, &typed.options).await?;
+            show(&opened, &[table], &remarks, typed.output.format, &typed.options).await?;
         }
         return Ok(None);
     }

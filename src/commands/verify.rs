@@ -57,6 +57,8 @@ async fn ask(opened: &Opened, migration: &Migration, typed: &Verify, reporter: &
     let mut report = report_of(migration, "verify", &opened.facts);
     let begun = std::time::Instant::now();
     let outcome = async {
+        // The runner may have begun before the next line.
+        let stopped = stop_request();
         let asked = opened.store.ask_to_compare(id).await?;
         reporter.say(Event::Waiting {
             on: format!("the runner of migration {id} to compare, in phase {}", migration.phase),
@@ -64,7 +66,7 @@ async fn ask(opened: &Opened, migration: &Migration, typed: &Verify, reporter: &
         tokio::select! {
             answer = answer(&opened.store, id, asked) => answer,
             // The question goes with its session.
-            why = stop_request(None) => Err(why),
+            why = stopped => Err(why),
         }
     };
     let outcome = match outcome.await {

@@ -1,10 +1,11 @@
 //! `pgrecast widen`: a key's type is changed in every table that holds it, each with a plan of its own, in one cut-over.
 
 use super::migrate::{
-    How, Wanted, begun_before, go, make_absolute, planned, refuse_blind_throttle, refuse_hours, show, without_run,
+    How, Sieve, Wanted, begun_before, go, make_absolute, planned, refuse_blind_throttle, refuse_hours, show,
+    without_run,
 };
 use super::opened::{Opened, open};
-use super::{one_by_one, reporter};
+use super::{one_by_one, told};
 use crate::cli::{ColumnName, TableName, Widen};
 use crate::error::Failure;
 use crate::pg::sql::plain_ident;
@@ -23,7 +24,7 @@ pub async fn widen(mut typed: Widen) -> Result<(), Failure> {
     if typed.one_by_one {
         return one_by_one::widen(&typed).await;
     }
-    let reporter = reporter(typed.output.format)?;
+    let (reporter, _status) = told(&typed.output).await?;
     match begin(&typed).await {
         Ok(Some((opened, migration, resumed))) => {
             let how = How { command: "widen", resumed, until: Until::Swapped };
@@ -46,14 +47,15 @@ async fn begin(typed: &Widen) -> Result<Option<(Opened, Migration, bool)>, Failu
     }
     refuse_hours(&of_key)?;
     refuse_blind_throttle(&opened, &typed.options)?;
-    preflight::refusal(preflight::look(opened.store.conn(), &opened.facts, oid, typed.options.failover_slot).await?)?;
+    let mut sieve = Sieve::new(typed.dry_run);
+    sieve.pass(preflight::look(opened.store.conn(), &opened.facts, oid, typed.options.failover_slot).await?)?;
     let holding = holding_of(&opened, &planner, typed).await?;
-    let tables = plan_each(&opened, &planner, typed, &holding).await?;
+    let tables = plan_each(&opened, &planner, typed, &holding, &mut sieve).await?;
     if tables.is_empty() {
         return Err(Failure::refused(format!("{} has that type already", typed.column))
             .detail("So has every column that refers to it."));
     }
-    let tables = judge(&opened, &planner, tables).await?;
+    let tables = judge(&opened, &planner, tables, &mut sieve).await?;
     if typed.dry_run {
         let together = (tables.len() > 1).then(|| {
             format!(
@@ -61,7 +63,8 @@ async fn begin(typed: &Widen) -> Result<Option<(Opened, Migration, bool)>, Failu
                 tables.len()
             )
         });
-        show(&opened, &tables, together.as_slice(), typed.output.format, &typed.options).await?;
+        let remarks: Vec<String> = together.into_iter().chain(sieve.said()).collect();
+        show(&opened, &tables, &remarks, typed.output.format, &typed.options).await?;
         return Ok(None);
     }
     let request = typed.request();
@@ -145,6 +148,7 @@ pub(super) async fn plan_each(
     planner: &Conn,
     typed: &Widen,
     holding: &[Holding],
+    sieve: &mut Sieve,
 ) -> Result<Vec<(Plan, Ties)>, Failure> {
     let several = holding.len() > 1;
     let mut found: Vec<Finding> = Vec::new();
@@ -159,7 +163,7 @@ pub(super) async fn plan_each(
             found.extend(own.into_iter().map(|finding| of(held, finding)));
         }
     }
-    preflight::refusal(found)?;
+    sieve.pass(found)?;
     let mut tables = Vec::new();
     for (n, held) in holding.iter().enumerate() {
         let table = TableName { schema: Some(held.name.schema.clone()), name: held.name.name.clone() };
@@ -195,7 +199,12 @@ fn of(held: &Holding, finding: Finding) -> Finding {
 }
 
 /// What cannot be carried. A foreign key between two of the tables is no tie to the outside: both its ends change.
-async fn judge(opened: &Opened, planner: &Conn, tables: Vec<(Plan, Ties)>) -> Result<Vec<(Plan, Ties)>, Failure> {
+async fn judge(
+    opened: &Opened,
+    planner: &Conn,
+    tables: Vec<(Plan, Ties)>,
+    sieve: &mut Sieve,
+) -> Result<Vec<(Plan, Ties)>, Failure> {
     let (plans, mut ties): (Vec<Plan>, Vec<Ties>) = tables.into_iter().unzip();
     let oids: Vec<u32> = plans.iter().map(|plan| plan.source.oid).collect();
     let mut found = tied_to_several(&ties);
@@ -210,7 +219,7 @@ async fn judge(opened: &Opened, planner: &Conn, tables: Vec<(Plan, Ties)>) -> Re
             false => Finding { what: format!("{name}: {}", f.what), ..f },
         }));
     }
-    preflight::refusal(found)?;
+    sieve.pass(found)?;
     share(&mut ties, &plans.iter().collect::<Vec<_>>());
     Ok(plans.into_iter().zip(ties).collect())
 }

@@ -55,6 +55,11 @@ impl Figure {
         }
     }
 
+    /// The greater of each two values.
+    pub fn or_more(self, other: Figure) -> Figure {
+        Figure::new(self.low.max(other.low), self.mid.max(other.mid), self.high.max(other.high))
+    }
+
     /// Each value times that of another.
     pub fn times(self, other: Figure) -> Figure {
         Figure::new(self.low * other.low, self.mid * other.mid, self.high * other.high)

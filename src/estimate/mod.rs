@@ -10,6 +10,7 @@ mod distinct;
 mod facts;
 mod figure;
 mod model;
+mod nights;
 mod rates;
 mod read;
 mod scratch;
@@ -18,17 +19,19 @@ mod trial;
 
 use serde::Serialize;
 
-use crate::cli::MigrateOptions;
+use crate::cli::{MigrateOptions, Outside};
 use crate::error::Failure;
 use crate::pg::{Connector, Role};
 use crate::plan::types::{Names, Plan};
 use crate::preflight::ServerFacts;
 use crate::report::Format;
 use crate::report::numbers::{bytes, seconds};
+use crate::seams;
 use crate::ties::Ties;
 use facts::{Facts, Missing, Open, Trial};
 pub use figure::Figure;
-pub use model::{Estimate, nights};
+pub use model::Estimate;
+use nights::Work;
 
 /// An estimate, and what it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,6 +39,8 @@ pub struct Estimated {
     /// What it will come to.
     #[serde(flatten)]
     estimate: Estimate,
+    /// How many of the given windows it takes; none where it may work at any hour.
+    nights: Option<Figure>,
     /// What there is.
     #[serde(rename = "measured")]
     facts: Facts,
@@ -98,8 +103,12 @@ pub async fn estimate(
         default_tablespace: &sampled.default_tablespace,
         key_bytes: 8.0 * plan.key.columns.len() as f64,
     });
-    let remarks = remarks(&facts, &estimate, ties, options);
-    Ok(Estimated { estimate, facts, trial, missing, remarks })
+    let longest =
+        rates.builds.iter().map(|build| build.seconds).reduce(Figure::or_more).unwrap_or(Figure::exactly(0.0));
+    let nights = nights::nights(&options.hours, seams::now(), Work { total: estimate.total_seconds, longest });
+    let mut remarks = remarks(&facts, &estimate, ties, options);
+    remarks.extend(by_day(&facts, nights, options));
+    Ok(Estimated { estimate, nights, facts, trial, missing, remarks })
 }
 
 /// What a person should know before starting.
@@ -128,6 +137,21 @@ fn remarks(facts: &Facts, estimate: &Estimate, ties: &Ties, options: &MigrateOpt
         said.push(text.to_owned());
     }
     said
+}
+
+/// What a run leaves in the slot that ends with its window.
+fn by_day(facts: &Facts, nights: Option<Figure>, options: &MigrateOptions) -> Option<String> {
+    let several = nights.is_some_and(|nights| nights.mid > 1.0);
+    if !several || options.hours.outside == Outside::KeepUp {
+        return None;
+    }
+    let held = facts.wal_bytes_per_second * nights::longest_day(&options.hours.windows, seams::now());
+    let most = options.throttle.max_slot_wal;
+    let stays = match held > most as f64 {
+        true => format!(": more than --max-slot-wal {}, so the run would stay and follow the changes", bytes(most)),
+        false => String::new(),
+    };
+    Some(format!("Between two windows the slot would come to hold {} of WAL{stays}.", bytes(held as u64)))
 }
 
 impl Estimated {

@@ -277,14 +277,5 @@ fn largest(writes: Writes, follows: impl Fn(f64) -> bool) -> Option<f64> {
     Some(low * writes.all())
 }
 
-/// How many nights a migration takes that may work for so many hours in each; without an end where a night is not long
-/// enough for anything, or it does not converge. What is done in one is not done again in the next, as far as whole
-/// chunks and whole indexes are concerned.
-pub fn nights(total_seconds: Figure, hours_per_night: f64) -> Figure {
-    let night = hours_per_night.max(0.0) * 3_600.0;
-    let of = |seconds: f64| if night > 0.0 { (seconds / night).ceil().max(1.0) } else { f64::INFINITY };
-    Figure::new(of(total_seconds.low), of(total_seconds.mid), of(total_seconds.high))
-}
-
 #[cfg(test)]
 mod tests;

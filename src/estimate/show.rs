@@ -13,7 +13,7 @@ const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '
 
 /// The whole text.
 pub fn text(estimated: &Estimated) -> String {
-    let Estimated { facts, estimate, trial, missing, remarks } = estimated;
+    let Estimated { facts, estimate, nights, trial, missing, remarks } = estimated;
     let mut out = format!("estimate for {}\n", facts.table);
     let mut line = |label: &str, text: &str| {
         let _ = writeln!(out, "  {label:<14}{text}");
@@ -32,7 +32,7 @@ pub fn text(estimated: &Estimated) -> String {
         None => line("trial", "none: rates are those of another machine, and sizes those of the catalog"),
     }
     out.push('\n');
-    table(estimate, &mut out);
+    table(estimate, *nights, &mut out);
     out.push('\n');
     chart(&estimate.over_time, &mut out);
     let mut list = |title: &str, lines: Vec<String>| {
@@ -92,7 +92,7 @@ fn rate(value: f64) -> String {
 }
 
 /// Low, mid and high of every figure.
-fn table(estimate: &Estimate, out: &mut String) {
+fn table(estimate: &Estimate, nights: Option<Figure>, out: &mut String) {
     let mut row = |label: &str, figure: Figure, show: &dyn Fn(f64) -> String| {
         let cell = |value: f64| if value.is_finite() { show(value) } else { "no end".to_owned() };
         let (low, mid, high) = (cell(figure.low), cell(figure.mid), cell(figure.high));
@@ -113,6 +113,9 @@ fn table(estimate: &Estimate, out: &mut String) {
         ("in all", estimate.total_seconds),
     ] {
         row(label, figure, &time);
+    }
+    if let Some(nights) = nights {
+        row("nights, or windows", nights, &number);
     }
     row("writers wait", estimate.write_pause_seconds, &time);
     row("backlog at most, keys", estimate.peak_backlog_keys, &number);

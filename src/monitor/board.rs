@@ -22,6 +22,7 @@ pub struct Board {
     pub verified: Arc<crate::verify::Progress>,
     figures: Mutex<VerifyFigures>,
     options: Mutex<MigrateOptions>,
+    ends: Option<Instant>,
     jobs: watch::Sender<u8>,
     left: watch::Sender<Option<Failure>>,
 }
@@ -46,9 +47,20 @@ impl Board {
             verified: Arc::default(),
             figures: Mutex::default(),
             options: Mutex::new(options.clone()),
+            ends: None,
             jobs: watch::Sender::new(options.jobs),
             left: watch::Sender::new(None),
         }
+    }
+
+    /// The same for a run whose time is over then.
+    pub fn until(self, ends: Option<Instant>) -> Self {
+        Board { ends, ..self }
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_spent(&self) -> bool {
+        self.ends.is_some_and(|ends| ends <= Instant::now())
     }
 
     /// Keeps what a comparison came to.

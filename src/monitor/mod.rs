@@ -1,4 +1,5 @@
-//! Looks once a second: at the throttle's signals, at what the slot retains, at how far everything is; says progress.
+//! Looks twice a second, and when somebody steers: at the throttle's signals, at what the slot retains, at how far everything
+//! is; says progress.
 
 mod board;
 mod decide;
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use board::Board;
-use decide::Look;
-pub use decide::closed_failure;
+use decide::{Look, Moment};
+pub use decide::{closed_failure, spent_failure};
 use history::History;
 pub use signals::given_up;
 
@@ -24,7 +25,7 @@ use crate::report::{Event, Phase, Progress};
 use crate::seams;
 use crate::throttle::{Gate, Kind};
 
-/// How often to look.
+/// How often to look, where nobody steers.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// How often to write down how far it is.
@@ -68,6 +69,7 @@ impl Monitor {
         let mut said = false;
         let mut stays = false;
         let mut kept: Option<Instant> = None;
+        let mut steered = self.context.store.steered();
         loop {
             let looked = self.look(&mut conn).await;
             let options = self.board.options();
@@ -82,7 +84,8 @@ impl Monitor {
                 }
                 Err(failure) => (Some(format!("signals unknown: {}", failure.primary)), false),
             };
-            let held = decide::held(signal, paused, &options, phase, seams::now());
+            let moment = Moment { phase, now: seams::now(), rate: history.rate(), spent: self.board.is_spent() };
+            let held = decide::held(signal, paused, &options, &moment);
             let reason = shown(phase).iter().find_map(|work| held.why(*work)).map(str::to_owned);
             self.gate.set(held);
             self.account(&mut held_since, reason.as_deref());
@@ -93,8 +96,11 @@ impl Monitor {
                     None => Event::Unthrottled,
                 });
             }
+            if looked.is_err() && moment.spent {
+                self.board.leave(spent_failure());
+            }
             if let Ok(look) = &looked {
-                match decide::over(look, &options, phase, history.rate(), seams::now()) {
+                match decide::over(look, &options, &moment) {
                     Some(Ok(failure)) => self.board.leave(failure),
                     Some(Err(text)) if !stays => {
                         stays = true;
@@ -113,7 +119,7 @@ impl Monitor {
                 self.keep(conn.as_ref(), &progress).await;
             }
             self.context.reporter.say(Event::Progress(progress));
-            tokio::time::sleep(EVERY).await;
+            steered.or_after(EVERY).await;
         }
     }
 

@@ -29,15 +29,20 @@ impl Conn {
         self.session.client.is_closed()
     }
 
+    /// What it is notified of, from now on.
+    pub fn heard(&self) -> super::Heard {
+        self.session.heard().from_now()
+    }
+
     /// Runs statements without parameters; the rows are dropped.
     pub async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
-        tracing::debug!(statement = name, sql, "batch");
+        said(name, sql);
         named(name, self.client().batch_execute(sql)).await
     }
 
     /// Runs statements without parameters in one round trip and returns all rows as text, all result sets in turn.
     pub async fn simple(&self, name: &'static str, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
-        tracing::debug!(statement = name, sql, "simple");
+        said(name, sql);
         let messages = named(name, self.client().simple_query(sql)).await?;
         Ok(messages
             .into_iter()
@@ -56,11 +61,13 @@ impl Conn {
 
     /// Rows of a statement with parameters.
     pub async fn rows(&self, name: &'static str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        said(name, sql);
         named(name, self.client().query(sql, params)).await
     }
 
     /// Rows touched by a statement with parameters.
     pub async fn execute(&self, name: &'static str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        said(name, sql);
         named(name, self.client().execute(sql, params)).await
     }
 
@@ -68,6 +75,12 @@ impl Conn {
     pub async fn prepare(&self, name: &'static str, sql: &str) -> Result<Statement, Error> {
         self.client().prepare(sql).await.map_err(|e| Error::from_client(name, &e))
     }
+}
+
+/// The text may have keys in it, and what a row has: it is not for a log that others read.
+fn said(name: &'static str, sql: &str) {
+    tracing::debug!(statement = name, "sent");
+    tracing::trace!(statement = name, sql, "text");
 }
 
 /// A statement under its name, in errors and as a fault point.

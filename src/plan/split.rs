@@ -264,7 +264,8 @@ async fn names(
         if !is(0) || name.schema == SCHEMA {
             return Err(Failure::refused(format!("there is no schema {schema} for {}", name.plain())));
         }
-        if !is(1) {
+        // Of the table's own schema preflight says so, which a dry run tells and no more.
+        if !is(1) && name.schema != source.name.schema {
             return Err(Failure::refused(format!(
                 "this role, or the table's owner, may not create tables in schema {schema}"
             ))

@@ -8,10 +8,11 @@ mod failure;
 mod file;
 mod json;
 mod lines;
+pub mod log;
 pub mod numbers;
 mod reporter;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod summary;
 mod table;
 mod terminal;
@@ -25,6 +26,7 @@ pub use file::{
 };
 pub use json::Json;
 pub use lines::Lines;
+pub use log::LogFormat;
 pub use reporter::{Reporter, on_stdout};
 pub use table::{MigrationRow, migrations};
 pub use terminal::Terminal;

@@ -18,6 +18,7 @@ use super::Format;
 use super::event::Event;
 use super::json::Json;
 use super::lines::Lines;
+use super::log::Logged;
 use super::terminal::Terminal;
 use super::view::View;
 
@@ -67,7 +68,7 @@ impl Reporter {
         let (alive, ended) = bounded(0);
         let waiting_ticks = ticks_out.clone();
         thread::Builder::new().name("render".to_owned()).spawn(move || {
-            render(view, &milestones_out, &ticks_out);
+            render(Box::new(Logged::new(view)), &milestones_out, &ticks_out);
             drop(alive);
         })?;
         let order = AtomicU64::new(0);

@@ -105,7 +105,7 @@ impl Work {
                 Table { context, follower, copy, fingerprint, columns, x0 }
             })
             .collect();
-        let board = Arc::new(Board::new(size, &run.options));
+        let board = Arc::new(Board::new(size, &run.options).until(run.ends()));
         let monitor = Monitor {
             context,
             board: board.clone(),
@@ -314,6 +314,7 @@ impl Work {
     async fn wait_while_postponed(&self) -> Result<(), Failure> {
         let allowed = self.throttle.of(Kind::Cutover);
         let mut said: Option<String> = None;
+        let mut steered = self.group.head.store.steered();
         loop {
             let cutover = self.board.options().cutover;
             if self.comparison().answer(state::Phase::Ready, Phase::Ready).await? {
@@ -331,7 +332,7 @@ impl Work {
                 self.group.head.reporter.say(Event::Waiting { on: why.clone() });
                 said = Some(why);
             }
-            tokio::time::sleep(compare::EVERY).await;
+            steered.or_after(compare::EVERY).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Asking whoever has the lease of a migration to compare its tables.
 
 use super::Store;
+use super::steering::notify_sql;
 use super::store::LOCK_CLASS;
 use crate::error::Failure;
 use crate::pg::Literal;
@@ -15,6 +16,7 @@ impl Store {
         self.conn().batch("show question", &shown).await?;
         let sql = "UPDATE pgrecast.migration SET asked = asked + 1 WHERE id = $1 RETURNING asked";
         let rows = self.conn().rows("ask to compare", sql, &[&id]).await?;
+        self.conn().batch("notify", &notify_sql(id)).await?;
         rows.first().map(|row| row.get(0)).ok_or_else(|| Failure::failed(format!("migration {id} is gone")))
     }
 

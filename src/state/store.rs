@@ -309,14 +309,14 @@ impl Store {
         })
     }
 
-    /// Takes the lease; it lasts as long as this connection.
+    /// Takes the lease, which lasts as long as this connection, and listens on it to whoever steers.
     ///
     /// # Errors
     /// Exit 6 where another runner has it.
     pub async fn lease(&self, id: i32) -> Result<(), Failure> {
         let sql = format!("SELECT pg_try_advisory_lock({LOCK_CLASS}, {id})");
         if self.conn.scalar("take lease", &sql).await?.as_deref() == Some("t") {
-            return Ok(());
+            return self.listen(id).await;
         }
         let holder = format!(
             "SELECT format('pid %s, since %s', a.pid, a.backend_start::timestamptz(0)) FROM pg_catalog.pg_locks l \

@@ -226,7 +226,7 @@ pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> R
     let mut recheck = Recheck::new(&site, in_step);
     let suspects = loop {
         let suspects = digest::run(&site, bits, &within, begun.take(), keeper.as_ref()).await?;
-        tracing::debug!(level = within.len(), bits, rows = suspects.rows(), share = suspects.share(), "buckets differ");
+        tracing::debug!(depth = within.len(), bits, rows = suspects.rows(), share = suspects.share(), "buckets differ");
         let is_small = suspects.rows() <= SLICE_ROWS || suspects.share() > HOPELESS_SHARE;
         if is_small || within.len() + 1 == LEVELS {
             break suspects;

@@ -187,7 +187,7 @@ async fn read<P: Pass>(site: &Site, conn: &Conn, pass: &P, part: Part) -> Result
 async fn chunk<P: Pass>(conn: &Conn, pass: &P, statements: &Statements, part: Part) -> Result<Vec<P::Item>, Error> {
     let lost = |e: tokio_postgres::Error| Error::from_client(P::NAME, &e);
     let sql = pass.sql(statements, part);
-    tracing::debug!(statement = P::NAME, sql, "query");
+    tracing::trace!(statement = P::NAME, sql, "query");
     let mut rows = pin!(conn.client().query_raw(&sql, pass.params()).await.map_err(lost)?);
     let mut items = Vec::new();
     while let Some(row) = rows.try_next().await.map_err(lost)? {

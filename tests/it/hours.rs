@@ -98,6 +98,9 @@ fn cron_starts_it_night_after_night() {
     by_day(3);
     std::fs::remove_file(&hold).expect("the file");
     begin(3, at(22, 0), "22:00-06:00 UTC").done();
+    begin(4, at(12, 0), "22:00-06:00 UTC").done();
+    begin(4, at(22, 0), "22:00-06:00 UTC").done();
+    assert_eq!(db.query_one_text("SELECT count(*) || max(phase) FROM pgrecast.migration"), "1complete", "begun anew");
     load.stop().assert_kept(&db, &format!("{} WHERE id > 0", Shape::plain().select_all()));
     assert_widened(&db);
     finish(&db);
@@ -141,6 +144,26 @@ fn outside_the_window_a_run_keeps_up() {
     let report = running.done();
     let held = &report["throttled_seconds"]["by_reason"]["window"];
     assert!(held.as_f64().is_some_and(|s| s > 0.0), "{report}");
+    assert_widened(&db);
+    finish(&db);
+}
+
+#[test]
+fn a_run_that_waits_for_its_window_is_steered() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    let start = || {
+        let running = start(&db, 0, at(12, 0), &["--window", "22:00-23:00 UTC"]);
+        running.wait_for_waiting("the window, which opens 2026-11-20 22:00 UTC");
+        running
+    };
+    let given_up = start();
+    command(&db, &["abort"]).wait().ended(0);
+    given_up.wait().ended(1);
+    assert_nothing_left(&db);
+    let running = start();
+    command(&db, &["set", "window="]).wait().ended(0);
+    running.done();
     assert_widened(&db);
     finish(&db);
 }

@@ -324,7 +324,7 @@ fn killed_while_keeping(db: &Db) {
 fn verify_logged(db: &Db, more: &[&str]) -> Output {
     let id = id(db);
     let args = [&["verify", &id, "--format", "json"], more].concat();
-    spawn_with(db.dsn(), &args, &[("PGRECAST_LOG", "pgrecast::verify=debug")]).wait()
+    spawn_with(db.dsn(), &args, &[("PGRECAST_LOG", "pgrecast::verify=trace")]).wait()
 }
 
 #[test]

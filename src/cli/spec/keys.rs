@@ -12,7 +12,8 @@ use crate::error::Failure;
 const OPTIONS: &str = "options";
 
 /// Of who runs it and not of the migration. The address may hold a password, which is not for a file that others review.
-const NOT_IN_A_SPEC: [&str; 7] = ["dsn", "dry-run", "sample", "no-trial", "print-spec", "format", "report"];
+pub(super) const NOT_IN_A_SPEC: [&str; 8] =
+    ["dsn", "dry-run", "sample", "no-trial", "print-spec", "format", "report", "status-listen"];
 
 /// Options whose text is `NAME=VALUE`.
 const PAIRS: [&str; 2] = ["setting", "reverse"];

@@ -60,7 +60,8 @@ pub struct Spelled {
 impl Run {
     pub(super) fn check(typed: RunArgs, mut beside: Words) -> Run {
         beside.0.retain(|word| word.id != "file");
-        let output = Output::new(&typed.beginning.session.format, typed.beginning.report);
+        let output =
+            Output::new(&typed.beginning.session.format, typed.beginning.report).listening(&typed.beginning.status);
         Run { file: typed.file, output, beside }
     }
 

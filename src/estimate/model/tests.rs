@@ -127,11 +127,3 @@ fn a_standby_that_cannot_follow_holds_the_copy_back() {
     let lag = with.peak_lag_seconds.expect("a standby");
     assert!((9.0..=11.0).contains(&lag.mid), "{lag:?}");
 }
-
-#[test]
-fn nights_are_whole() {
-    let total = Figure::new(3_600.0, 9.0 * 3_600.0, f64::INFINITY);
-    assert_eq!(nights(total, 8.0), Figure::new(1.0, 2.0, f64::INFINITY));
-    assert_eq!(nights(Figure::exactly(1.0), 8.0), Figure::exactly(1.0));
-    assert!(nights(total, 0.0).mid.is_infinite());
-}

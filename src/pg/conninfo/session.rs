@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding as ClientBinding, SslMode as ClientSslMode};
 use tokio_postgres::tls::{MakeTlsConnect, NoTls};
@@ -15,17 +16,23 @@ use super::search::{Refusal, Search};
 use super::socket::Socket;
 use super::wire::tls_name;
 use super::{ChannelBinding, Encryption, Route, Secret, SessionAttrs, Target};
-use crate::pg::{Error, tls};
+use crate::pg::{Error, Heard, tls};
 
 /// A logged-in connection. Dropping it closes the connection at once, whatever is under way.
 pub struct Session {
     /// The client library's handle.
     pub client: Client,
     route: Route,
+    heard: Heard,
     task: JoinHandle<()>,
 }
 
 impl Session {
+    /// Its notifications.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
     /// How the server was reached, for [`Target::pinned`].
     pub fn route(&self) -> &Route {
         &self.route
@@ -134,8 +141,9 @@ where
 {
     let (client, connection) = outcome.map_err(|error| Refusal::startup(&error))?;
     check_attrs(target.session_attrs, &connection)?;
-    let task = tokio::spawn(converse(connection));
-    Ok(Session { client, route: route.clone(), task })
+    let (hears, heard) = Heard::nothing();
+    let task = tokio::spawn(converse(connection, hears));
+    Ok(Session { client, route: route.clone(), heard, task })
 }
 
 /// The server tells both settings at login since version 14.
@@ -158,7 +166,7 @@ where
 }
 
 /// Moves messages until the connection ends.
-async fn converse<S, T>(mut connection: Connection<S, T>)
+async fn converse<S, T>(mut connection: Connection<S, T>, hears: watch::Sender<u64>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
@@ -166,8 +174,10 @@ where
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
-                tracing::debug!(severity = notice.severity(), code = notice.code().code(), "{}", notice.message());
+                // A function of the application may say what a row has.
+                tracing::trace!(severity = notice.severity(), code = notice.code().code(), "{}", notice.message());
             }
+            Ok(AsyncMessage::Notification(_)) => hears.send_modify(|n| *n += 1),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!("{}", Error::from_client("session", &error));

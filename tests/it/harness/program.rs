@@ -102,6 +102,11 @@ impl Running {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the program still runs");
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     pub fn is_over(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))

@@ -3,6 +3,7 @@
 mod added;
 mod clauses;
 mod conversions;
+mod dry_run;
 mod estimated;
 mod filled;
 mod granted;
