@@ -2,6 +2,8 @@
 
 pub mod build;
 pub mod ddl;
+mod elements;
+pub mod former;
 pub mod guard;
 pub mod holding;
 pub mod key;

@@ -231,8 +231,8 @@ fn refer(plan: &mut Plan, lookup: &Lookup, target: Shape, version: u32) {
         name: name_with_suffix(&format!("{table}_{}", lookup.reference), "_fkey"),
         definition: format!("FOREIGN KEY ({reference}) REFERENCES {} ({})", target.name, Ident(NUMBER)),
     };
-    let (source, value) = (lookup.column.clone(), lookup.value.clone());
-    plan.lookups.push(super::lookups::Lookup { target, source, value, foreign_key });
+    let (source, value, reference) = (lookup.column.clone(), lookup.value.clone(), lookup.reference.clone());
+    plan.lookups.push(super::lookups::Lookup { target, source, value, reference, foreign_key });
 }
 
 /// The names that the new tables will have.
