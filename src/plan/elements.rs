@@ -63,12 +63,15 @@ pub fn elements<'a>(part: &'a Part, column: &str) -> Option<Elements<'a>> {
 /// Whether an expression may read a column; more often than it does.
 pub fn reads(expression: &str, column: &str) -> bool {
     let Ok(scanned) = pg_query::scan(expression) else { return true };
+    let mut behind_dot = false;
     scanned.tokens.iter().any(|token| {
         let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else { return true };
         let text = expression.get(start..end).unwrap_or_default();
         let word = text == column || text == crate::pg::Ident(column).to_string();
         // A row as a whole is written with a star.
-        word || token.token == Token::Ascii42 as i32
+        let whole = behind_dot && token.token == Token::Ascii42 as i32;
+        behind_dot = token.token == Token::Ascii46 as i32;
+        word || whole
     })
 }
 
@@ -169,10 +172,10 @@ mod tests {
 
     #[test]
     fn a_column_that_is_read_is_found_by_its_name_or_a_star() {
-        for text in ["upper(t.body)", "\"body\" || 'x'", "(t.*)::text", "2 * 3"] {
+        for text in ["upper(t.body)", "\"body\" || 'x'", "(t.*)::text"] {
             assert!(reads(text, "body"), "{text}");
         }
-        for text in ["upper('body')", "t.bodies", "\"Body\""] {
+        for text in ["upper('body')", "t.bodies", "\"Body\"", "2 * 3"] {
             assert!(!reads(text, "body"), "{text}");
         }
     }

@@ -72,7 +72,7 @@ impl Former {
 }
 
 /// One table that old rows come from, with those that are joined to it.
-struct Reading<'a> {
+pub(super) struct Reading<'a> {
     plan: &'a Plan,
     given: &'a [Given],
     /// The table's columns.
@@ -88,7 +88,7 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// What remains of the source.
-    fn of_rest(plan: &'a Plan, given: &'a [Given]) -> Self {
+    pub(super) fn of_rest(plan: &'a Plan, given: &'a [Given]) -> Self {
         let mut names = Aliases::default();
         let alias = names.of(&plan.target.name);
         let beside = plan.parts.iter().filter(|part| !part.takes_rows);
@@ -103,6 +103,14 @@ impl<'a> Reading<'a> {
         let alias = Aliases::default().of(&part.target.name);
         let (columns, key, table) = (&part.columns, &part.key.columns, &part.target);
         Reading { plan, given, columns, key, table, alias, beside: Vec::new(), values: Vec::new() }
+    }
+
+    /// The tables that are joined, with their aliases: itself, and those that have one row for one of its.
+    pub(super) fn joined(&self) -> Vec<(&str, &Shape)> {
+        let beside = self.beside.iter().filter(|(part, _)| !is_many(part));
+        let beside = beside.map(|(part, alias)| (alias.as_str(), &part.target));
+        let values = self.values.iter().zip(&self.plan.lookups).map(|(alias, lookup)| (alias.as_str(), &lookup.target));
+        std::iter::once((self.alias.as_str(), self.table)).chain(beside).chain(values).collect()
     }
 
     fn branch(&self) -> Result<Branch, Failure> {
@@ -162,6 +170,9 @@ impl<'a> Reading<'a> {
         let many = || self.beside.iter().filter(|(part, _)| is_many(part));
         let found = many().find_map(|(part, alias)| Some((part, alias, elements(part, &column.name)?)));
         let Some((part, alias, Elements { element, place, of })) = found else {
+            if self.table.name != self.plan.target.name {
+                return Err(lost(column, &format!("rows leave for {} without it", self.table.name.plain())));
+            }
             return Err(match self.plan.parts.iter().any(|part| mentions(part, column)) {
                 true => lost(column, "a new table has what an expression makes of it"),
                 false => lost(column, "no new table has it"),
@@ -219,7 +230,8 @@ fn typed(column: &Column, value: &str) -> String {
 fn lost(column: &Column, why: &str) -> Failure {
     let name = plain_ident(&column.name);
     Failure::refused(format!("column {name} cannot be given back: {why}")).hint(format!(
-        "Move it as it is, or say how it comes back from the new tables: --reverse '{name} = expression over their columns'."
+        "Let a new table have it as it is; of columns that leave you may say instead how they come back from those of the new \
+         tables: --reverse '{name} = expression'."
     ))
 }
 

@@ -1,6 +1,7 @@
 //! Spec and catalog become a plan.
 
 pub mod build;
+pub mod compat;
 pub mod ddl;
 mod elements;
 pub mod former;
