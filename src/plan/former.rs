@@ -7,12 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::elements::{Elements, elements};
+use super::lookups::NUMBER;
 use super::parts::Part;
 use super::reverse::Given;
 use super::shape::{Column, Shape};
 use super::types::{KeyColumn, Plan, TargetColumn, Value};
 use crate::error::Failure;
-use crate::pg::sql::plain_ident;
+use crate::pg::sql::{ident_list, plain_ident};
 use crate::pg::{Ident, QualifiedName};
 
 /// How the old rows are read.
@@ -27,6 +28,9 @@ pub struct Former {
 struct Branch {
     /// `expression AS column` for each old column, in order.
     columns: Vec<String>,
+    /// What stands in its WITH: the tables that are joined. Joined by themselves they would take the lock of SELECT … FOR
+    /// UPDATE, which the server refuses on this side of a LEFT JOIN; written so they are planned just the same.
+    with: Vec<String>,
     /// What follows FROM.
     from: String,
     /// The key's columns, qualified, in the order of the plan.
@@ -66,8 +70,10 @@ impl Former {
     }
 
     fn read(&self, condition: impl Fn(&[String]) -> String) -> String {
+        let with: Vec<&str> = self.branches.iter().flat_map(|b| &b.with).map(String::as_str).collect();
+        let with = if with.is_empty() { String::new() } else { format!("WITH {}\n", with.join(",\n    ")) };
         let one = |b: &Branch| format!("SELECT {}\n FROM {}{}", b.columns.join(",\n    "), b.from, condition(&b.key));
-        self.branches.iter().map(one).collect::<Vec<_>>().join("\nUNION ALL\n")
+        with + &self.branches.iter().map(one).collect::<Vec<_>>().join("\nUNION ALL\n")
     }
 }
 
@@ -117,16 +123,30 @@ impl<'a> Reading<'a> {
         let named = |column: &Column| Ok(format!("{} AS {}", self.value(column)?, Ident(&column.name)));
         let columns: Vec<String> = self.plan.source.columns.iter().map(named).collect::<Result<_, Failure>>()?;
         let mut from = format!("{} AS {}", self.table.name, self.alias);
+        let mut with = Vec::new();
+        let mut join = |table: &QualifiedName, alias: &str, columns: &[&str], on: String| {
+            let columns = ident_list(columns.iter().copied());
+            with.push(format!("{alias} AS NOT MATERIALIZED (SELECT {columns} FROM {table})"));
+            from.push_str(&format!("\n LEFT JOIN {alias} ON {on}"));
+        };
         for (part, alias) in self.beside.iter().filter(|(part, _)| !is_many(part)) {
-            from.push_str(&format!("\n LEFT JOIN {} AS {alias} ON {}", part.target.name, self.same_key(part, alias)));
+            let used = part.columns.iter().filter(|c| self.uses(part, c)).map(|c| c.name.as_str());
+            join(&part.target.name, alias, &used.collect::<Vec<_>>(), self.same_key(part, alias));
         }
         for (lookup, alias) in self.plan.lookups.iter().zip(&self.values) {
-            let (number, reference) = (Ident(super::lookups::NUMBER), Ident(&lookup.reference));
-            let table = &lookup.target.name;
-            from.push_str(&format!("\n LEFT JOIN {table} AS {alias} ON {alias}.{number} = {}.{reference}", self.alias));
+            let on = format!("{alias}.{} = {}.{}", Ident(NUMBER), self.alias, Ident(&lookup.reference));
+            join(&lookup.target.name, alias, &[NUMBER, &lookup.value], on);
         }
         let key = self.key.iter().map(|k| format!("{}.{}", self.alias, Ident(&k.target))).collect();
-        Ok(Branch { columns, from, key })
+        Ok(Branch { columns, with, from, key })
+    }
+
+    /// Whether an old row may need this column of a table that is joined.
+    fn uses(&self, part: &Part, column: &TargetColumn) -> bool {
+        let leaves = |name: &String| self.columns.iter().all(|own| own.source.as_ref() != Some(name));
+        part.key.columns.iter().any(|k| k.target == column.name)
+            || (column.value == Value::Copied && column.source.as_ref().is_some_and(leaves))
+            || self.given.iter().any(|(_, expression)| super::elements::reads(expression, &column.name))
     }
 
     /// An old column's value.

@@ -47,6 +47,19 @@ impl Twins<'_> {
     }
 }
 
+/// A row can be locked through the view: that of the table, and no other. What it joins is planned like any join, and not
+/// at all where no column of it is asked for.
+fn assert_locks_and_joins(db: &Db) {
+    let (one, other) = (db.connect(), db.connect());
+    one.sql("BEGIN; SELECT * FROM view WHERE id = 7 FOR UPDATE");
+    let refused = other.try_sql("SELECT 1 FROM t WHERE id = 7 FOR UPDATE NOWAIT").expect_err("a lock");
+    assert_eq!(refused.sqlstate.expect("the server's").code(), "55P03");
+    one.sql("ROLLBACK");
+    let planned = |query: &str| format!("{:?}", db.rows(&format!("EXPLAIN {query}")));
+    assert!(!planned("SELECT * FROM view WHERE id = 7").contains("CTE Scan"));
+    assert!(!planned("SELECT id FROM view").contains("Join"), "{}", planned("SELECT id FROM view"));
+}
+
 /// What is said of any table with these columns.
 const STATEMENTS: &[&str] = &[
     "INSERT INTO {t} (d) VALUES (1) RETURNING *",
@@ -97,6 +110,7 @@ fn columns_that_moved_are_written_where_they_are() {
             foreign_key,
         ];
         let db = Twins { setup: &setup, options: &options, statements: STATEMENTS }.check();
+        assert_locks_and_joins(&db);
         assert_same(&db, "SELECT key, body, size FROM details", "SELECT id, body, length(body) * 2 FROM twin");
         assert_same(
             &db,
@@ -167,10 +181,9 @@ fn values_get_numbers_as_they_come() {
     assert_same(&db, "SELECT id FROM log_of_t", "SELECT id FROM log_of_twin");
     assert_eq!(db.query_one_text("SELECT count(*) - count(DISTINCT name) FROM kinds"), "0");
     assert_eq!(db.query_one_text("SELECT count(*) FROM kinds WHERE name IN ('same', 'body 3!')"), "1");
+    assert_locks_and_joins(&db);
     // What PostgreSQL has for no such view: the manual says so, and this is how it is noticed if it ever has.
-    for statement in
-        ["SELECT 1 FROM view FOR UPDATE", "INSERT INTO view (id) VALUES (1) ON CONFLICT DO NOTHING", "TRUNCATE view"]
-    {
+    for statement in ["INSERT INTO view (id) VALUES (1) ON CONFLICT DO NOTHING", "TRUNCATE view"] {
         assert!(db.try_rows(statement).is_err(), "{statement}");
     }
 }
@@ -180,6 +193,7 @@ fn rows_move_to_where_they_belong() {
     for lookup in [&[][..], &["--lookup", "body_id = bodies(body)"]] {
         let options = [&["--into", "few(*) WHERE d < 3", "--into", "many WHERE d > 6"], lookup].concat();
         let db = Twins { setup: SETUP, options: &options, statements: STATEMENTS }.check();
+        assert_eq!(db.rows("SELECT id FROM view WHERE id = 9 FOR UPDATE").len(), 1);
         assert_same(&db, "SELECT id, g, body FROM few", "SELECT id, g, body FROM twin WHERE d < 3");
         assert_same(&db, "SELECT id, g, body FROM many", "SELECT id, g, body FROM twin WHERE d > 6");
         assert_same(&db, "SELECT id, g FROM t", "SELECT id, g FROM twin WHERE (d < 3 OR d > 6) IS NOT TRUE");
