@@ -122,7 +122,8 @@ impl Context {
     /// # Errors
     /// Names it.
     pub async fn refuse_taken(&self, conn: &Conn) -> Result<(), Failure> {
-        for name in self.plan.beside(&self.names).into_iter().map(|(plan, _)| plan.target.name) {
+        let view = self.plan.compat_view.iter().map(|view| view.name.clone());
+        for name in self.plan.beside(&self.names).into_iter().map(|(plan, _)| plan.target.name).chain(view) {
             let there = format!("SELECT to_regclass({}) IS NOT NULL", Literal(&name.to_string()));
             if conn.scalar("look for new table", &there).await?.as_deref() == Some("t") {
                 return Err(Failure::failed(format!("somebody else has made {} meanwhile", name.plain()))

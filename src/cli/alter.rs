@@ -33,15 +33,21 @@ impl Alter {
         options.settings = each_once(typed.settings)?;
         options.on_error = typed.on_error;
         let reverse = typed.reverse;
-        let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
-        if let Some((_, one)) = twice {
-            return Err(Failure::usage(format!("--reverse {} is given twice", one.column)));
-        }
+        each_column_once(&reverse)?;
         if !reverse.is_empty() && options.rollback_window.is_none() {
             return Err(Failure::usage("--reverse is for --rollback-window")
                 .hint("Give --rollback-window, or leave --reverse out."));
         }
         Ok(Alter { table: typed.table, clauses: typed.clauses, reverse, dry_run, options, connection, output })
+    }
+}
+
+/// Of two expressions for one column neither would be the one.
+pub(super) fn each_column_once(reverse: &[Reverse]) -> Result<(), Failure> {
+    let twice = reverse.iter().enumerate().find(|(at, one)| reverse[..*at].iter().any(|o| o.column == one.column));
+    match twice {
+        Some((_, one)) => Err(Failure::usage(format!("--reverse {} is given twice", one.column))),
+        None => Ok(()),
     }
 }
 

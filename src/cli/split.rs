@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::alter::each_once;
+use super::alter::{each_column_once, each_once};
 use super::name::TableName;
 use super::options::MigrateOptions;
+use super::reverse::Reverse;
 use super::session::{Begun, Connection, Output};
 use super::typed::SplitArgs;
 use crate::error::Failure;
@@ -26,6 +27,10 @@ pub struct Split {
     pub foreign_key: Option<OnChange>,
     /// Constraints, indexes and foreign keys that go.
     pub drop_constraints: Vec<String>,
+    /// A view with the old shape.
+    pub compat_view: Option<TableName>,
+    /// How old columns come back from the new tables.
+    pub reverse: Vec<Reverse>,
     /// Plan only.
     pub dry_run: bool,
     /// How to run it.
@@ -62,12 +67,25 @@ impl OnChange {
 impl Split {
     pub(super) fn check(typed: SplitArgs) -> Result<Self, Failure> {
         let Begun { dry_run, mut options, connection, output } = typed.beginning.check(None)?;
+        if options.rollback_window.is_some() && typed.compat_view.is_some() {
+            return Err(Failure::refused(
+                "--compat-view beside --rollback-window: a rollback would take the new tables from the view",
+            )
+            .detail("The old version of the application would be left without what it uses.")
+            .hint("Give one of the two."));
+        }
         if options.rollback_window.is_some() {
             return Err(Failure::refused("there is no way back for --rollback-window: the table is taken apart").hint(
                 "Leave --rollback-window out: the old table stays as it was at the swap until `pgrecast finish`.",
             ));
         }
         options.settings = each_once(typed.settings)?;
+        each_column_once(&typed.reverse)?;
+        if !typed.reverse.is_empty() && typed.compat_view.is_none() {
+            return Err(
+                Failure::usage("--reverse is for --compat-view").hint("Give --compat-view, or leave --reverse out.")
+            );
+        }
         Ok(Split {
             table: typed.table,
             into: typed.into,
@@ -76,6 +94,8 @@ impl Split {
             exhaustive: typed.exhaustive,
             foreign_key: typed.foreign_key,
             drop_constraints: typed.drop_constraints.into_iter().flat_map(|names| names.0).collect(),
+            compat_view: typed.compat_view,
+            reverse: typed.reverse,
             dry_run,
             options,
             connection,

@@ -238,6 +238,13 @@ pub(super) struct SplitArgs {
     /// A foreign key from each new table to TABLE's key, with what it does when a row there goes or gets another key
     #[arg(long, value_name = "ACTION", value_enum)]
     pub(super) foreign_key: Option<OnChange>,
+    /// A view with TABLE's old shape, for an old version of the application to read and write
+    #[arg(long, value_name = "NAME")]
+    pub(super) compat_view: Option<TableName>,
+    /// How an old column comes back from the columns of TABLE and the new tables, for --compat-view: for one that they do not
+    /// have as it was; may be repeated
+    #[arg(long = "reverse", value_name = "COL = EXPRESSION")]
+    pub(super) reverse: Vec<Reverse>,
     /// A constraint or index over columns that leave, or a foreign key to rows that may, that is to go; may be repeated
     #[arg(long = "drop-constraint", value_name = "NAME")]
     pub(super) drop_constraints: Vec<Columns>,

@@ -98,6 +98,8 @@ impl Wanted {
             "drop": typed.drop,
             "exhaustive": typed.exhaustive,
             "foreign_key": typed.foreign_key,
+            "compat_view": typed.compat_view.as_ref().map(ToString::to_string),
+            "reverse": typed.reverse,
             "left_off": typed.drop_constraints,
             "settings": typed.options.settings,
             "failover_slot": typed.options.failover_slot,
@@ -124,6 +126,8 @@ fn split_spec(typed: &Split) -> Result<spec::Split, Failure> {
         exhaustive: typed.exhaustive,
         foreign_key: typed.foreign_key,
         left_off: typed.drop_constraints.clone(),
+        compat_view: typed.compat_view.clone(),
+        reverse: typed.reverse.iter().map(|r| (r.column.clone(), r.expression.clone())).collect(),
     };
     spec.check()?;
     Ok(spec)

@@ -74,6 +74,16 @@ impl Acl {
         read::json(conn, "read grants", &SQL.replace("$1", &oid).replace("$2", &shadow)).await
     }
 
+    /// The roles other than the owner that may insert rows, be it some columns of them; `None` for PUBLIC.
+    pub fn inserters(&self, owner: &str) -> Vec<Option<&str>> {
+        let on_table = self.grants.iter().filter(|g| g.sequence_of.is_none()).map(|g| &g.grant);
+        let inserts = on_table.filter(|g| g.privilege == "INSERT" && g.grantee.as_deref() != Some(owner));
+        let mut roles: Vec<Option<&str>> = inserts.map(|g| g.grantee.as_deref()).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        roles
+    }
+
     /// The statements that give the new table what the old one has, once it stands under its final name.
     pub fn statements(&self, plan: &Plan, member: &Member<'_>) -> Vec<String> {
         let table = member.target.name.to_string();

@@ -4,7 +4,9 @@
 use super::acl::Acl;
 use super::swap::{Swap, new_in};
 use crate::finish;
+use crate::pg::sql::grantee;
 use crate::pg::{Ident, QualifiedName};
+use crate::plan::compat::CompatView;
 use crate::plan::ddl;
 use crate::plan::parts::Reference;
 use crate::plan::types::{Names, Plan};
@@ -45,6 +47,23 @@ impl Swap<'_> {
             format!("ALTER TABLE {table} ADD CONSTRAINT {} {} NOT VALID", Ident(&key.name), key.definition)
         };
         keys.chain(lookups).map(add).collect()
+    }
+
+    /// The view with the old shape, once all tables have their names: the table's owner and privileges are its own. A default
+    /// of a view draws from a sequence as whoever inserts, where an identity column draws as the table.
+    pub(super) fn compat_view(&self) -> Vec<String> {
+        let (plan, Some(acl)) = (self.plan, self.acls.first()) else { return Vec::new() };
+        let Some(view) = &plan.compat_view else { return Vec::new() };
+        let mut steps = view.make(plan, &self.names.compat_view(), self.role);
+        let as_table = view.as_target(plan);
+        steps.extend(
+            as_table.members(self.names).first().map(|member| acl.statements(&as_table, member)).unwrap_or_default(),
+        );
+        for sequence in CompatView::identity_sequences(plan) {
+            let roles = acl.inserters(&plan.source.owner).into_iter();
+            steps.extend(roles.map(|role| format!("GRANT USAGE ON SEQUENCE {sequence} TO {}", grantee(role))));
+        }
+        steps
     }
 
     /// All foreign keys that are to be validated after the swap.

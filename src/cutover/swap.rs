@@ -84,6 +84,7 @@ impl Swap<'_> {
             steps.extend(self.part(plan, names, acl, &moved));
         }
         steps.extend(self.references());
+        steps.extend(self.compat_view());
         steps.extend(self.carry.take_place(self.names, &self.old(&moved)));
         steps
     }

@@ -360,14 +360,20 @@ fn limits(type_sql: &str, kind: &str) -> Option<Vec<u32>> {
     inner.split(',').map(|number| number.parse().ok()).collect()
 }
 
+/// Whether this role may make functions of ours. `why` says what for, on account of which option.
+pub(super) async fn look_for_language(conn: &Conn, why: &str, option: &str) -> Result<(), Failure> {
+    let language = "SELECT has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'";
+    match conn.scalar("look for language", language).await?.as_deref() {
+        Some("t") => Ok(()),
+        _ => Err(Failure::refused("the language plpgsql is not there, or not for this role")
+            .detail(why)
+            .hint(format!("CREATE EXTENSION plpgsql, GRANT USAGE ON LANGUAGE plpgsql, or leave {option} out."))),
+    }
+}
+
 /// Whether the server takes the functions and the table, and NULL for each column.
 async fn try_out(conn: &Conn, plan: &Plan, guard: &Guard) -> Result<(), Failure> {
-    let language = "SELECT has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'";
-    if conn.scalar("look for language", language).await?.as_deref() != Some("t") {
-        return Err(Failure::refused("the language plpgsql is not there, or not for this role")
-            .detail("A conversion that may fail is tried by a function of ours.")
-            .hint("CREATE EXTENSION plpgsql, GRANT USAGE ON LANGUAGE plpgsql, or leave --on-error out."));
-    }
+    look_for_language(conn, "A conversion that may fail is tried by a function of ours.", "--on-error").await?;
     let name = |function, n| QualifiedName::temporary(Names::new(0).guard(function, n).name);
     let judged = |e: Error, what: String| match e.is_judgement() {
         true => Failure::refused(format!("{what}: {}", e.message)).detail(e.detail.clone().unwrap_or_default()),

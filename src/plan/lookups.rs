@@ -22,6 +22,9 @@ pub struct Lookup {
     pub source: String,
     /// The column for it in the table of values.
     pub value: String,
+    /// The target's column that refers to its number.
+    #[serde(default)]
+    pub reference: String,
     /// The foreign key of what remains of the source.
     pub foreign_key: Reference,
 }

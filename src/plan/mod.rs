@@ -1,7 +1,10 @@
 //! Spec and catalog become a plan.
 
 pub mod build;
+pub mod compat;
 pub mod ddl;
+mod elements;
+pub mod former;
 pub mod guard;
 pub mod holding;
 pub mod key;

@@ -5,6 +5,7 @@
 //! from is decided here. A column of the copy keeps its `attnum` through RENAME and TYPE (ALTER TABLE, PostgreSQL
 //! manual), so a column whose number the copy was made with stands for that source column.
 
+pub mod given;
 pub mod partitioned;
 pub mod parts;
 

@@ -154,6 +154,11 @@ impl Names {
         QualifiedName::new(SCHEMA, format!("{}_key", self.stem()))
     }
 
+    /// The view with the old shape, before the swap gives it its name.
+    pub fn compat_view(&self) -> QualifiedName {
+        QualifiedName::new(SCHEMA, format!("shadow_{}_view", self.id))
+    }
+
     /// The table that the shadow inherits from until the swap.
     pub fn stand_in(&self) -> QualifiedName {
         QualifiedName::new(SCHEMA, format!("shadow_{}_parent", self.id))

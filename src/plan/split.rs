@@ -1,10 +1,15 @@
 //! A table that is taken apart: what remains of it, and the new tables.
 
 use super::build::{FinalNames, Request, altered, relation_names};
+use super::compat::CompatView;
+use super::ddl::free_name;
+use super::guard::look_for_language;
 use super::key;
 use super::lookups::{NUMBER, expression};
+use super::model::given::given;
 use super::model::parts::{Made, Wanted, is_published, parts};
 use super::parts::{Part, Reference};
+use super::reverse::Given;
 use super::shape::Shape;
 use super::tree::Tree;
 use super::types::{Key, KeyColumn, Plan, SCHEMA, Value, Writing};
@@ -32,7 +37,7 @@ pub async fn plan(conn: &Conn, tree: Tree, spec: &Split, request: &Request<'_>, 
         refuse_unreferable(&plan)?;
     }
     let typed = spec.into.iter().map(|into| &into.name).chain(spec.lookups.iter().map(|lookup| &lookup.name));
-    let names = names(conn, &plan.source, typed).await?;
+    let names = names(conn, &plan.source, typed.chain(&spec.compat_view)).await?;
     let keys: Vec<Vec<KeyColumn>> = spec.into.iter().map(|into| key_of(&plan, into)).collect();
     let mut wanted: Vec<Wanted<'_>> = spec.into.iter().zip(&keys).map(|(into, key)| wanted(into, key)).collect();
     wanted.extend(spec.lookups.iter().map(of_values));
@@ -94,6 +99,10 @@ pub async fn plan(conn: &Conn, tree: Tree, spec: &Split, request: &Request<'_>, 
         plan.exhaustive = spec.exhaustive;
     }
     plan.left_off.clone_from(&spec.left_off);
+    if let Some(typed) = &spec.compat_view {
+        let given = given(conn, &plan, &spec.reverse, version).await?;
+        plan.compat_view = Some(compat_view(conn, &plan, typed, &given).await?);
+    }
     Ok(plan)
 }
 
@@ -231,8 +240,8 @@ fn refer(plan: &mut Plan, lookup: &Lookup, target: Shape, version: u32) {
         name: name_with_suffix(&format!("{table}_{}", lookup.reference), "_fkey"),
         definition: format!("FOREIGN KEY ({reference}) REFERENCES {} ({})", target.name, Ident(NUMBER)),
     };
-    let (source, value) = (lookup.column.clone(), lookup.value.clone());
-    plan.lookups.push(super::lookups::Lookup { target, source, value, foreign_key });
+    let (source, value, reference) = (lookup.column.clone(), lookup.value.clone(), lookup.reference.clone());
+    plan.lookups.push(super::lookups::Lookup { target, source, value, reference, foreign_key });
 }
 
 /// The names that the new tables will have.
@@ -278,6 +287,22 @@ async fn names(
         names.push(name);
     }
     Ok(names)
+}
+
+/// The view with the old shape, under a name that is free, and a name for its function that is.
+async fn compat_view(conn: &Conn, plan: &Plan, typed: &TableName, given: &[Given]) -> Result<CompatView, Failure> {
+    look_for_language(conn, "What is written to the view is written by a function.", "--compat-view").await?;
+    let schema = typed.schema.clone().unwrap_or_else(|| plan.source.name.schema.clone());
+    let name = QualifiedName::new(schema, &typed.name);
+    let sql = format!(
+        "SELECT p.proname::text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = {}",
+        Literal(&name.schema)
+    );
+    let taken: Vec<Option<String>> =
+        conn.simple("read function names", &sql).await?.into_iter().filter_map(|row| row.into_iter().next()).collect();
+    let free = free_name(&name.name, "_write", |name| taken.iter().flatten().any(|taken| taken == name));
+    CompatView::new(plan, name.clone(), name.sibling(free), given)
 }
 
 /// The server's shape under its final names.

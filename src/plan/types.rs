@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::compat::CompatView;
 use super::guard::Guard;
 use super::lookups::Lookup;
 pub use super::names::{Member, Names, OldNames, SCHEMA};
@@ -63,6 +64,9 @@ pub struct Plan {
     /// Whether each row must belong to a part.
     #[serde(default)]
     pub exhaustive: bool,
+    /// A view with the old shape, where one was asked for.
+    #[serde(default)]
+    pub compat_view: Option<CompatView>,
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
     pub back: Option<Box<Plan>>,
@@ -281,6 +285,7 @@ impl Plan {
             parts: Vec::new(),
             lookups: Vec::new(),
             exhaustive: false,
+            compat_view: None,
             back: None,
         }
     }

@@ -25,6 +25,10 @@ pub struct Split {
     pub foreign_key: Option<OnChange>,
     /// Constraints, indexes and foreign keys that go.
     pub left_off: Vec<String>,
+    /// A view with the old shape.
+    pub compat_view: Option<TableName>,
+    /// How old columns come back from the new tables, as typed.
+    pub reverse: Vec<(String, String)>,
 }
 
 /// One new table.
@@ -91,6 +95,10 @@ impl Split {
             }
         }
         if self.moves_rows() {
+            if let Some((column, _)) = self.reverse.first() {
+                return Err(Failure::usage(format!("--reverse {}: rows leave the table", plain_ident(column)))
+                    .hint("Each new table has the rows with their columns: list all of them."));
+            }
             if let Some(all) = self.into.iter().find(|into| into.predicate.is_none()) {
                 return Err(Failure::usage(format!("--into {} has no predicate, and others have one", all.name))
                     .hint("Rows leave the table: say with WHERE which of them each new table gets."));
@@ -402,6 +410,8 @@ mod tests {
             exhaustive: false,
             foreign_key: None,
             left_off: Vec::new(),
+            compat_view: None,
+            reverse: Vec::new(),
         };
         assert!(split(&["a(x)"], &["x"]).check().is_ok());
         assert!(

@@ -87,6 +87,7 @@ const LINES: &[&[&str]] = &[
         "--setting=TimeZone=UTC",
         "--exhaustive",
     ],
+    &["split", "t", "--into=a(b)", "--drop=b", "--compat-view=app.\"T\"", "--reverse=x = lower(a.b)"],
     &["widen", "public.t.\"Id\"", "numeric(20, 0)", "--also=u.t", "--also=v.t", "--rollback-window=2h"],
     &["widen", "t.id", "bigint", "--one-by-one"],
 ];

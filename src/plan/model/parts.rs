@@ -72,8 +72,8 @@ struct Drawn {
 }
 
 /// The name of the view, and of its column.
-const VIEW: &str = "pgrecast_view";
-const COLUMN: &str = "pgrecast_value";
+pub(super) const VIEW: &str = "pgrecast_view";
+pub(super) const COLUMN: &str = "pgrecast_value";
 
 /// The copy's name while new tables are made, which may be called as the table is.
 const ASIDE: &str = "pgrecast_source";
@@ -266,7 +266,7 @@ impl Model<'_> {
     }
 
     /// Where no index takes the expression, its functions tell; what cannot be told for certain counts as stable.
-    async fn volatility_of_tree(&self, tree: &str) -> Result<Volatility, Failure> {
+    pub(super) async fn volatility_of_tree(&self, tree: &str) -> Result<Volatility, Failure> {
         if tree.contains("{SQLVALUEFUNCTION") {
             return Ok(Volatility::Volatile);
         }
@@ -274,6 +274,9 @@ impl Model<'_> {
         // A cast through text calls functions of the types: from text to another type that type's input, which tells.
         let types = numbers(tree, ":resulttype ");
         let through_text = tree.contains("{COERCEVIAIO");
+        if functions.is_empty() && !through_text {
+            return Ok(Volatility::Immutable);
+        }
         let types = if through_text && !types.is_empty() { types.join(", ") } else { "0".to_owned() };
         let sql = format!(
             "SELECT pg_catalog.max(v) FROM (SELECT provolatile::text FROM pg_catalog.pg_proc WHERE oid IN (0{}{functions}) \
@@ -295,7 +298,7 @@ fn whole(column: &Column) -> TargetColumn {
 }
 
 /// What in an expression does not follow from the row.
-fn foreign(tree: &str) -> Option<&'static str> {
+pub(super) fn foreign(tree: &str) -> Option<&'static str> {
     let known = [
         ("{SUBLINK", "a subquery"),
         ("{AGGREF", "an aggregate"),
@@ -315,7 +318,7 @@ fn numbers(tree: &str, word: &str) -> Vec<String> {
 }
 
 /// The expression in `SELECT expression AS pgrecast_value FROM …`.
-fn cut(definition: &str) -> Option<String> {
+pub(super) fn cut(definition: &str) -> Option<String> {
     use pg_query::protobuf::Token;
     let tokens = pg_query::scan(definition).ok()?.tokens;
     let at = |n: i32| usize::try_from(n).ok();
@@ -328,7 +331,7 @@ fn cut(definition: &str) -> Option<String> {
 }
 
 /// In the server's words, where they are a judgement.
-fn refused(what: &str, error: Error) -> Failure {
+pub(super) fn refused(what: &str, error: Error) -> Failure {
     if !error.is_judgement() && !error.is_data() {
         return error.into();
     }

@@ -1,6 +1,7 @@
 //! A table is taken apart: what leaves it is in the new tables, as the application wrote it last.
 
 mod columns;
+mod compat;
 mod many;
 mod refused;
 mod rows;
