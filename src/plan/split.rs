@@ -3,6 +3,7 @@
 use super::build::{FinalNames, Request, altered, relation_names};
 use super::compat::CompatView;
 use super::ddl::free_name;
+use super::elements::reads;
 use super::guard::look_for_language;
 use super::key;
 use super::lookups::{NUMBER, expression};
@@ -119,6 +120,19 @@ fn refuse_source(source: &Shape) -> Result<(), Failure> {
 /// What ALTER TABLE drops along with a column must have been named: it would be found missing too late.
 fn refuse_lost(plan: &Plan, spec: &Split) -> Result<(), Failure> {
     let (source, target) = (&plan.source, &plan.target);
+    // Before 15 a generated column goes with what it is computed from, without a word.
+    let leaves = |name: &String| spec.drop.contains(name) || spec.lookups.iter().any(|lookup| lookup.column == *name);
+    let gone = |c: &&super::shape::Column| !leaves(&c.name) && plan.name_after(&c.name).is_none();
+    if let Some(column) = source.columns.iter().find(gone) {
+        let read = source.columns.iter().map(|c| &c.name).filter(|name| leaves(name));
+        let read = read.filter(|name| column.default.as_ref().is_some_and(|default| reads(default, name)));
+        let read = read.map(|name| plain_ident(name)).collect::<Vec<_>>().join(", ");
+        return Err(Failure::refused(format!(
+            "column {} depends on column {read}, which leaves",
+            plain_ident(&column.name)
+        ))
+        .hint("Drop it first, or let it leave as well."));
+    }
     let indexes = source.indexes.iter().map(|i| &i.name).filter(|n| target.indexes.iter().all(|i| i.name != **n));
     let checks = source.checks.iter().map(|c| &c.name).filter(|n| target.checks.iter().all(|c| c.name != **n));
     let lost: Vec<&String> = indexes.chain(checks).collect();
