@@ -324,9 +324,8 @@ impl Store {
              AND l.classid = {LOCK_CLASS}::oid AND l.objid = {id}::oid AND l.objsubid = 2"
         );
         let holder = self.conn.scalar("find lease holder", &holder).await?.unwrap_or_else(|| "unknown".to_owned());
-        Err(Failure::new(Exit::Busy, format!("another runner works on migration {id}"))
-            .detail(format!("Its server session is {holder}."))
-            .hint(format!("Let it go on, or stop it first; pgrecast status {id} shows how far it is.")))
+        // One line: cron meets it again and again.
+        Err(Failure::new(Exit::Busy, format!("another runner works on migration {id}: its server session is {holder}")))
     }
 
     /// Whether a runner has the lease of this migration.
