@@ -36,12 +36,39 @@ pub fn sql(source: &Shape) -> String {
     )
 }
 
+/// The same of a plan's source, with the columns of the tables beside it.
+pub fn plan_sql(plan: &Plan) -> String {
+    let beside = plan.besides().iter().map(|beside| {
+        format!(" || (SELECT ';' || beside.columns FROM ({}) AS beside(filenode, columns))", sql(&beside.shape))
+    });
+    match plan.besides().is_empty() {
+        true => sql(&plan.source),
+        false => format!(
+            "SELECT source.filenode, source.columns{} FROM ({}) AS source(filenode, columns)",
+            beside.collect::<String>(),
+            sql(&plan.source)
+        ),
+    }
+}
+
 /// Reads the fingerprint.
 ///
 /// # Errors
 /// `undefined_table` where the source is gone.
 pub async fn read(conn: &Conn, source: &Shape) -> Result<Fingerprint, Error> {
-    let rows = conn.simple("check source", &sql(source)).await?;
+    fingerprint(conn, &sql(source)).await
+}
+
+/// The same of a plan's source, with the tables beside it.
+///
+/// # Errors
+/// `undefined_table` where one of them is gone.
+pub async fn read_all(conn: &Conn, plan: &Plan) -> Result<Fingerprint, Error> {
+    fingerprint(conn, &plan_sql(plan)).await
+}
+
+async fn fingerprint(conn: &Conn, sql: &str) -> Result<Fingerprint, Error> {
+    let rows = conn.simple("check source", sql).await?;
     let row = rows.into_iter().next().unwrap_or_default();
     let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
     Ok(Fingerprint { filenode: text(0).parse().unwrap_or(0), columns: text(1) })
@@ -55,6 +82,9 @@ pub async fn read(conn: &Conn, source: &Shape) -> Result<Fingerprint, Error> {
 pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
     let source = &plan.source;
     check_one(conn, source, source).await?;
+    for beside in plan.besides() {
+        check_one(conn, &beside.shape, &beside.shape).await?;
+    }
     if !source.is_partitioned() {
         return Ok(());
     }

@@ -74,6 +74,7 @@ pub async fn drop_way_back(context: &Context, conn: &Conn) -> Result<(), Failure
     let names = &context.names;
     wake_maintenance(context, conn).await?;
     drop_named_stream(conn, &names.back_slot(context.facts.database_oid), &names.back_publication()).await?;
+    take_identities_back(context, conn).await?;
     fill::drop_all(conn, names).await?;
     drop_functions(conn, names).await?;
     drop_journal(conn, &names.backwards(OldNames::default())).await
@@ -86,6 +87,23 @@ async fn wake_maintenance(context: &Context, conn: &Conn) -> Result<(), Failure>
         Some("t") => patiently(conn, "wake maintenance", &managed.wake_sql(&context.names.back_publication())).await,
         _ => Ok(()),
     }
+}
+
+/// New tables that had another replica identity for the time of the window have their own again, now that they are
+/// published no more.
+async fn take_identities_back(context: &Context, conn: &Conn) -> Result<(), Failure> {
+    let plan = context.plan.back.as_deref().unwrap_or(&context.plan);
+    for beside in plan.besides().iter().filter(|beside| beside.lends_identity) {
+        let sql = format!(
+            "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = {} AND c.relreplident = 'f'",
+            beside.shape.oid
+        );
+        let Some(table) = conn.scalar("look at replica identity", &sql).await? else { continue };
+        let past_vacuum = context.past_vacuum(format!("ONLY {table}"), context.connector.lock_timeout());
+        let sql = format!("{past_vacuum}; ALTER TABLE ONLY {table} REPLICA IDENTITY DEFAULT");
+        patiently(conn, "restore replica identity", &sql).await?;
+    }
+    Ok(())
 }
 
 /// Drops the functions that try conversions.
@@ -257,16 +275,12 @@ async fn drop_journal(conn: &Conn, names: &Names) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Drops tables by their oids, for they may have been renamed since; gives the names of those that were still there. All
-/// at once: what one of them has for itself may depend on another.
-pub async fn drop_by_oid(group: &Group, conn: &Conn, oids: &[u32]) -> Result<Vec<String>, Failure> {
+/// Drops tables by their oids, for they may have been renamed since, and those beside them; gives the names of those that
+/// were still there. All at once: what one of them has for itself may depend on another.
+pub async fn drop_by_oid(group: &Group, conn: &Conn, oids: &[u32], beside: &[u32]) -> Result<Vec<String>, Failure> {
     let (mut tables, mut locked, mut functions) = (Vec::new(), Vec::new(), String::new());
     for (context, oid) in group.tables().zip(oids) {
-        let sql = format!(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid} AND c.relkind IN ('r', 'p')"
-        );
-        let Some(table) = conn.scalar("find old table", &sql).await? else { continue };
+        let Some(table) = name_of(conn, *oid).await? else { continue };
         let only = if context.plan.source.is_partitioned() { "" } else { "ONLY " };
         locked.push(format!("{only}{table}"));
         tables.push(table);
@@ -274,12 +288,27 @@ pub async fn drop_by_oid(group: &Group, conn: &Conn, oids: &[u32]) -> Result<Vec
         let old = conn.simple("find old functions", &set_aside_sql(&context.names)).await?;
         old.into_iter().flatten().flatten().for_each(|function| functions.push_str(&format!("DROP {function}; ")));
     }
+    for oid in beside {
+        if let Some(table) = name_of(conn, *oid).await? {
+            locked.push(format!("ONLY {table}"));
+            tables.push(table);
+        }
+    }
     if !tables.is_empty() {
         let past_vacuum = group.head.past_vacuum(locked.join(", "), group.head.connector.lock_timeout());
         let drop = format!("{past_vacuum}; {functions}DROP TABLE {}", tables.join(", "));
         patiently(conn, "drop old table", &drop).await?;
     }
     Ok(tables)
+}
+
+/// What a table is called, where it still is one.
+async fn name_of(conn: &Conn, oid: u32) -> Result<Option<String>, Failure> {
+    let sql = format!(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid} AND c.relkind IN ('r', 'p')"
+    );
+    Ok(conn.scalar("find old table", &sql).await?)
 }
 
 /// Runs statements that may meet a lock for a moment, all or none: each wait is short, so nobody queues behind it for

@@ -17,7 +17,7 @@ use crate::error::{Exit, Failure};
 use crate::finish;
 use crate::follow::{Follower, failed_any, settle_all, start_all, stop_all};
 use crate::monitor::{Board, Monitor};
-use crate::pg::{Literal, Role};
+use crate::pg::{Conn, Literal, Role};
 use crate::plan::reverse::found_again;
 use crate::plan::tree;
 use crate::plan::types::Plan;
@@ -38,9 +38,21 @@ pub async fn begin(group: &Group, migration: &Migration) -> Result<(), Failure> 
         let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
         let oid = oid.ok_or_else(|| Failure::failed("the new table was not found"))?;
         found_again(back, past_locks(async || tree::tree(conn, oid).await).await?);
+        find_beside(conn, back).await?;
         store.keep_plan(table.id, &plan).await?;
     }
     store.set_phase(migration.id, state::Phase::Swapped, state::Phase::Keep).await
+}
+
+/// The same of the tables beside what remains of one that was taken apart.
+async fn find_beside(conn: &Conn, back: &mut Plan) -> Result<(), Failure> {
+    for beside in back.rejoin.iter_mut().flat_map(|rejoin| &mut rejoin.tables) {
+        let oid = format!("SELECT {}::regclass::oid", Literal(&beside.shape.name.to_string()));
+        let oid = conn.scalar("find new table", &oid).await?.and_then(|oid| oid.parse().ok());
+        let oid = oid.ok_or_else(|| Failure::failed("a new table was not found"))?;
+        beside.shape = past_locks(async || tree::tree(conn, oid).await).await?.root;
+    }
+    Ok(())
 }
 
 /// The contexts of the way back of a migration that keeps in step.
@@ -51,7 +63,11 @@ pub fn way_back(forth: &Group, migration: &Migration) -> Result<Group, Failure> 
             return Err(Failure::failed(format!("migration {} has no way back", migration.id)));
         };
         let names = context.names.backwards(old.clone());
-        tables.push(Arc::new(Context { plan: Arc::new(Plan::clone(plan)), names, ..Context::clone(context) }));
+        let mut plan = Plan::clone(plan);
+        if let Some(rejoin) = &mut plan.rejoin {
+            rejoin.know(&old.table);
+        }
+        tables.push(Arc::new(Context { plan: Arc::new(plan), names, ..Context::clone(context) }));
     }
     let head = tables.remove(0);
     Ok(Group { head, others: tables })
@@ -86,7 +102,7 @@ impl Following {
         let (mut seen, mut jobs, mut copy) = (Vec::new(), Vec::new(), Vec::new());
         for (context, table) in back.tables().zip(migration.tables()) {
             past_locks(async || drift::check(head.store.conn(), &context.plan).await).await?;
-            let fingerprint = drift::read(head.store.conn(), &context.plan.source).await?;
+            let fingerprint = drift::read_all(head.store.conn(), &context.plan).await?;
             let progress = Arc::new(copy::Progress::default());
             let job = context.following(&fingerprint.columns, &progress, &throttle).await?;
             jobs.push(back.divided(job));

@@ -173,7 +173,16 @@ pub fn published(plan: &Plan, version: u32) -> Vec<String> {
         };
         format!("ONLY {}{columns}", leaf.shape.name)
     };
-    plan.leaves().into_iter().map(table).collect()
+    // Beside what remains of a table that was taken apart.
+    let beside = plan.besides().iter().map(|beside| {
+        let columns = crate::pg::sql::ident_list(beside.told_by().iter().map(String::as_str));
+        let columns = match version >= 150_000 && beside.shape.replica_identity != 'f' {
+            true => format!(" ({columns})"),
+            false => String::new(),
+        };
+        format!("ONLY {}{columns}", beside.shape.name)
+    });
+    plan.leaves().into_iter().map(table).chain(beside).collect()
 }
 
 /// Publication and slot of the way back, before the swap: what the slot sends begins there. The publication is empty until

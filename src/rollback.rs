@@ -92,6 +92,13 @@ async fn judge(back: &Group) -> Result<(), Failure> {
         found.extend(ties.outside(&among).findings(&planner, &table.plan, table.facts.version).await?);
     }
     found.extend(tied_to_several(&all));
+    for table in back.tables() {
+        for beside in table.plan.besides() {
+            let oid = beside.shape.oid;
+            let ties = Ties::read(head.store.conn(), oid, &table.names.publication(), table.facts.version).await?;
+            found.extend(ties.of_beside(&table.plan, &beside.shape.name));
+        }
+    }
     preflight::refusal(found)
 }
 

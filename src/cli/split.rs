@@ -74,11 +74,6 @@ impl Split {
             .detail("The old version of the application would be left without what it uses.")
             .hint("Give one of the two."));
         }
-        if options.rollback_window.is_some() {
-            return Err(Failure::refused("there is no way back for --rollback-window: the table is taken apart").hint(
-                "Leave --rollback-window out: the old table stays as it was at the swap until `pgrecast finish`.",
-            ));
-        }
         options.settings = each_once(typed.settings)?;
         each_column_once(&typed.reverse)?;
         if !typed.reverse.is_empty() && typed.compat_view.is_none() {

@@ -10,7 +10,7 @@ use crate::monitor::closed_failure;
 use crate::pg::Conn;
 use crate::plan::build::Request;
 use crate::plan::types::Plan;
-use crate::plan::{build::plan, reverse::reverse, tree};
+use crate::plan::{build::plan, rejoin, reverse::reverse, tree};
 use crate::preflight::{self, Finding};
 use crate::published::NO_WAY_BACK;
 use crate::report::{Event, Format, Report, Reporter};
@@ -102,6 +102,7 @@ impl Wanted {
             "reverse": typed.reverse,
             "left_off": typed.drop_constraints,
             "settings": typed.options.settings,
+            "way_back": typed.options.rollback_window.is_some(),
             "failover_slot": typed.options.failover_slot,
         });
         Ok(Wanted {
@@ -289,6 +290,7 @@ pub(super) async fn planned(
     if wanted.options.rollback_window.is_some() {
         preflight::refusal(ties.no_way_back(&plan))?;
         plan.back = Some(Box::new(reverse(planner, &plan, &wanted.reverse, opened.facts.version).await?));
+        rejoin::lend_identities(&mut plan);
     }
     Ok((plan, ties))
 }

@@ -71,12 +71,16 @@ pub async fn finish(typed: Finish) -> Result<(), Failure> {
         _ => Err(Failure::failed(format!("migration {} is in phase {}", migration.id, migration.phase))),
     };
     let gone = migration.tables().map(gone).collect::<Result<Vec<u32>, _>>()?;
+    // After a rollback of a table that was taken apart, all new ones go.
+    let backs =
+        migration.tables().filter(|table| table.phase == Phase::RolledBack).filter_map(|t| t.plan.back.as_ref());
+    let beside: Vec<u32> = backs.flat_map(|back| back.besides()).map(|beside| beside.shape.oid).collect();
     // On a standby that was promoted in time the first slot may still be there.
     finish::drop_stream(context, &conn).await?;
     for table in group.tables() {
         finish::drop_way_back(table, &conn).await?;
     }
-    let dropped = finish::drop_by_oid(&group, &conn, &gone).await?;
+    let dropped = finish::drop_by_oid(&group, &conn, &gone, &beside).await?;
     context.store.forget(migration.id).await?;
     let mut dropped = match dropped.is_empty() {
         true => "the table was gone already".to_owned(),

@@ -153,7 +153,7 @@ fn insert_head(plan: &Plan, leaf: &Leaf<'_>, names: &Names) -> String {
 /// `LOCK TABLE … ACCESS SHARE`: taken before the transaction's snapshot, so that no rewrite by somebody else can come
 /// between the check of the table and its reading (LOCK, PostgreSQL manual).
 pub fn lock_source(plan: &Plan) -> String {
-    format!("LOCK TABLE {} IN ACCESS SHARE MODE", plan.whole_source())
+    format!("LOCK TABLE {} IN ACCESS SHARE MODE", plan.read_tables())
 }
 
 /// The same of one leaf.

@@ -41,7 +41,7 @@ SELECT json_build_object(
                CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
+$3        UNION ALL
         SELECT r.rolname, x.privilege_type, x.is_grantable, NULL, a.attname,
                CASE WHEN x.grantor <> s.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END
         FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
@@ -57,6 +57,15 @@ SELECT json_build_object(
         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
           AND d.refobjid = '$2'::regclass AND d.deptype = 'i'), '[]'))";
 
+/// Columns that only the old table has keep their grants.
+const OF_OLD_COLUMNS: &str = "        UNION ALL
+        SELECT r.rolname, x.privilege_type, x.is_grantable, a.attname, NULL,
+               CASE WHEN x.grantor <> c.relowner THEN pg_catalog.pg_get_userbyid(x.grantor) END
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid, aclexplode(a.attacl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+        WHERE a.attrelid = '$2'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute s WHERE s.attrelid = $1 AND s.attname = a.attname AND NOT s.attisdropped)
+";
+
 impl Acl {
     /// No grants at all: for a plan that is only shown.
     pub fn none() -> Acl {
@@ -71,7 +80,8 @@ impl Acl {
             return Ok(Acl::none());
         }
         let (oid, shadow) = (member.source.map_or(0, |s| s.oid).to_string(), member.shadow().to_string());
-        read::json(conn, "read grants", &SQL.replace("$1", &oid).replace("$2", &shadow)).await
+        let sql = SQL.replace("$3", if member.is_old() { OF_OLD_COLUMNS } else { "" });
+        read::json(conn, "read grants", &sql.replace("$1", &oid).replace("$2", &shadow)).await
     }
 
     /// The roles other than the owner that may insert rows, be it some columns of them; `None` for PUBLIC.

@@ -406,12 +406,14 @@ async fn final_flush(context: &Context, flusher: &Flusher, keys: &[Key]) -> Resu
         Err(e) if flush::is_conflict(&e) => {
             conn.batch("undo final flush", "ROLLBACK TO SAVEPOINT final").await?;
             match flusher.replace(keys).await {
-                Err(e) if misplaced(&e).is_some() => return Err(Stop::Rolled(e.to_string())),
+                Err(e) if misplaced(&e).is_some() || flush::is_stray(&e) => return Err(Stop::Rolled(e.to_string())),
                 replaced => replaced?,
             }
         }
         // A flusher meets the same row once the lock is gone, and names it.
-        Err(e) if e.is_data() || misplaced(&e).is_some() => return Err(Stop::Rolled(e.to_string())),
+        Err(e) if e.is_data() || misplaced(&e).is_some() || flush::is_stray(&e) => {
+            return Err(Stop::Rolled(e.to_string()));
+        }
         Err(e) => return Err(e.into()),
     };
     // Nothing is stale any more, so a conflict is between two rows of the source.

@@ -49,6 +49,12 @@ pub fn meets(plan: &Plan, names: &Names, key: &Key, error: Option<&Error>) -> Fa
     }
 }
 
+/// The failure of a row of the new tables of which there can be no old one.
+pub fn stray(plan: &Plan, key: &Key, why: &str) -> Failure {
+    Failure::failed(format!("row {} has no old one: {why}", name(plan, key)))
+        .hint("Put it right in the new tables, then try again; nothing was changed.")
+}
+
 /// `column = value, …` of a key.
 pub fn name(plan: &Plan, key: &Key) -> String {
     plan.key

@@ -35,6 +35,7 @@ pub struct Flusher {
     misplaced: Option<Statement>,
     numbering: Vec<Statement>,
     unnumbered: Option<Statement>,
+    strays: Option<Statement>,
     begin: String,
     check: String,
     columns: String,
@@ -98,6 +99,8 @@ pub struct Flushed {
     pub conflicts: Conflicts,
     /// Positions of keys whose rows have a value that has no number yet.
     pub waiting: Vec<usize>,
+    /// Positions of keys with rows of which there can be no row in the target, and why.
+    pub strays: Vec<(usize, String)>,
 }
 
 /// A deferred constraint would tell only at COMMIT that a row met a stale neighbour, when the statement that wrote it
@@ -154,15 +157,20 @@ impl Flusher {
             Some(sql) => Some(conn.prepare("find values without a number", &sql).await?),
             None => None,
         };
+        let strays = match statements::strays(plan) {
+            Some(sql) => Some(conn.prepare(STRAYS, &sql).await?),
+            None => None,
+        };
         Ok(Flusher {
             targets,
             misplaced,
             numbering,
             unnumbered,
+            strays,
             begin: format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}; {CONFLICTS_AT_ONCE}", lock_source(plan)),
             check: format!(
                 "SELECT pg_current_snapshot()::text, f.columns FROM ({}) AS f(filenode, columns)",
-                drift::sql(&plan.source)
+                drift::plan_sql(plan)
             ),
             columns: columns.to_owned(),
             conn,
@@ -240,8 +248,9 @@ impl Flusher {
             self.write_to(part, guarded, &params).await?;
         }
         self.look_for_misplaced(&params).await?;
+        let strays = self.strays(&params).await?;
         self.conn.batch("commit flush", "COMMIT").await?;
-        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting: Vec::new() })
+        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting: Vec::new(), strays })
     }
 
     /// Gives numbers to values first, in transactions of their own: what several flushers and copiers bring has one number.
@@ -257,7 +266,7 @@ impl Flusher {
         }
         self.look_for_misplaced(&params).await?;
         self.conn.batch("commit flush", "COMMIT").await?;
-        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting })
+        Ok(Flushed { snapshot, conflicts: Conflicts::default(), waiting, strays: Vec::new() })
     }
 
     async fn number(&self, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
@@ -283,9 +292,12 @@ impl Flusher {
         let outcome = async {
             let snapshot = self.read_check(self.conn.simple("check source", &self.check).await?)?;
             let waiting = self.unnumbered(&Arrays::new(keys).params()).await?;
-            let conflicts = self.replace_by(keys, guarded).await?;
+            let mut conflicts = self.replace_by(keys, guarded).await?;
+            let strays = self.strays(&Arrays::new(keys).params()).await?;
+            // What is not written at all meets nobody.
+            conflicts.positions.retain(|met| strays.iter().all(|(stray, _)| stray != met));
             self.conn.batch("commit flush", "COMMIT").await?;
-            Ok(Flushed { snapshot, conflicts, waiting })
+            Ok(Flushed { snapshot, conflicts, waiting, strays })
         }
         .await;
         if outcome.is_err() {
@@ -297,6 +309,7 @@ impl Flusher {
     /// Removes the keys and writes their rows again, inside the transaction that is open; gives back those that met a
     /// neighbour, which are then absent from the shadow.
     pub async fn replace(&self, keys: &[Key]) -> Result<Conflicts, Error> {
+        self.refuse_strays(&Arrays::new(keys).params()).await?;
         self.replace_by(keys, true).await
     }
 
@@ -379,7 +392,8 @@ impl Flusher {
         for target in &self.targets {
             self.write_to(target, true, &params).await?;
         }
-        self.look_for_misplaced(&params).await
+        self.look_for_misplaced(&params).await?;
+        self.refuse_strays(&params).await
     }
 
     async fn write_to(&self, target: &Target, guarded: bool, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
@@ -422,6 +436,23 @@ impl Flusher {
         }
     }
 
+    /// Keys with rows of which there can be no row in the target.
+    async fn strays(&self, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<(usize, String)>, Error> {
+        let Some(strays) = &self.strays else { return Ok(Vec::new()) };
+        let found = named(STRAYS, self.conn.client().query(strays, params)).await?;
+        let place = |row: &tokio_postgres::Row| usize::try_from(row.get::<_, i64>(0) - 1).ok();
+        Ok(found.iter().filter_map(|row| Some((place(row)?, row.get::<_, String>(1)))).collect())
+    }
+
+    /// # Errors
+    /// Where there are any: see [`is_stray`].
+    async fn refuse_strays(&self, params: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        match self.strays(params).await?.into_iter().next() {
+            None => Ok(()),
+            Some((_, why)) => Err(Error::client(STRAYS, format!("a row has no old one: {why}"))),
+        }
+    }
+
     async fn run(
         &self,
         name: &'static str,
@@ -444,6 +475,14 @@ impl Flusher {
 /// There always is the first.
 fn no_target() -> Error {
     Error::client("flush upserts", "there is no table to write to")
+}
+
+/// The name of the statement that looks for rows of which there can be none in the target.
+const STRAYS: &str = "find stray rows";
+
+/// Whether there was such a row where none may be.
+pub fn is_stray(error: &Error) -> bool {
+    error.statement == STRAYS && error.sqlstate.is_none() && !error.connection_lost
 }
 
 /// A row met a unique or exclusion constraint other than the one the upsert names.

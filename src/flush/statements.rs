@@ -96,7 +96,7 @@ impl Statements {
         let in_source = joined(
             columns().map(|(_, k)| format!("src.{0} {1} changed.{0}", Ident(&k.source), k.source_equal)).collect(),
         );
-        let source = plan.whole_source();
+        let source = plan.rows_source();
         let delete = |filter: &str| {
             format!(
                 "DELETE FROM {shadow} AS shadow USING (SELECT {pairs} FROM ({}) AS {alias}) AS gone WHERE {in_shadow}{filter}",
@@ -153,10 +153,11 @@ impl Statements {
     }
 }
 
-/// Which of the changed rows are written: those the target has, as far as their values have numbers.
+/// Which of the changed rows are written: those the target has, as far as their values have numbers, and are one row.
 fn written_rows(plan: &Plan) -> String {
     let numbered = plan.unnumbered().map(|wanting| format!("NOT {wanting}"));
-    let conditions: Vec<String> = plan.rows.iter().cloned().chain(numbered).collect();
+    let once = plan.is_twice(&plan.alias()).map(|twice| format!("NOT ({twice})"));
+    let conditions: Vec<String> = plan.rows.iter().cloned().chain(numbered).chain(once).collect();
     if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
 }
 
@@ -199,6 +200,16 @@ pub fn misplaced(plan: &Plan) -> Option<String> {
     Some(format!("SELECT {} FROM {} WHERE {condition} LIMIT 1", plan.misplaced_words(), changed_rows(plan)))
 }
 
+/// What tells the places, from 1, of changed keys with rows of which there can be no old one, and why; `None` where that
+/// cannot be.
+pub fn strays(plan: &Plan) -> Option<String> {
+    let (condition, words) = plan.strays(STRAY)?;
+    Some(format!("SELECT {STRAY}.{POSITION}, {words} FROM ({}) AS {STRAY} WHERE {condition}", placed_keys(plan)))
+}
+
+/// The changed keys, in that statement.
+const STRAY: &str = "changed";
+
 /// See [`Statements::exchange`]; `None` where every column comes from the source.
 fn exchange(plan: &Plan, delete: &str, shadow: &QualifiedName, in_source: &str) -> Option<String> {
     let kept = || plan.columns.iter().filter(|c| c.value == Value::OwnDefault).enumerate();
@@ -222,17 +233,18 @@ fn exchange(plan: &Plan, delete: &str, shadow: &QualifiedName, in_source: &str) 
     let values = written.iter().map(|(_, e)| e.clone()).chain(kept().map(|(n, c)| {
         format!("CASE WHEN was.pgrecast_p0 IS NULL THEN {} ELSE was.pgrecast_o{n} END", default(&c.name))
     }));
+    let once = plan.is_twice(&alias).map(|twice| format!(" AND NOT ({twice})")).unwrap_or_default();
     // The count makes the server remove every row before it writes the first (SELECT, PostgreSQL manual, "WITH").
     Some(format!(
         "WITH was AS MATERIALIZED ({delete} RETURNING {}) INSERT INTO {shadow} AS shadow ({}){} SELECT {} \
          FROM (SELECT src.* FROM ({}) AS changed JOIN {} AS src ON {in_source}) AS {alias} \
-         LEFT JOIN was ON {same} WHERE (SELECT count(*) FROM was) >= 0",
+         LEFT JOIN was ON {same} WHERE (SELECT count(*) FROM was) >= 0{once}",
         comma(given_back.collect()),
         comma(columns.collect()),
         plan.overriding(),
         comma(values.collect()),
         each_key_once(plan),
-        plan.whole_source(),
+        plan.rows_source(),
     ))
 }
 

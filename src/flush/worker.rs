@@ -95,7 +95,7 @@ async fn flush(
             Ok(flushed) => {
                 *kept = Some(flusher);
                 let mut settled = Settled::default();
-                settled.add(flushed, batch, 0..batch.keys.len());
+                settled.add(plan, flushed, batch, 0..batch.keys.len());
                 return Ok(settled);
             }
             Err(e) if e.message == drift::DRIFTED => return Err(drift::changed(&plan.source)),
@@ -121,9 +121,12 @@ async fn flush(
 
 impl Settled {
     /// Adds what became of the keys at these positions of the batch.
-    fn add(&mut self, flushed: Flushed, batch: &Batch, positions: Range<usize>) {
+    fn add(&mut self, plan: &Plan, flushed: Flushed, batch: &Batch, positions: Range<usize>) {
         let first = positions.start;
-        self.unseen.extend(flushed.snapshot.unseen(&batch.xids[positions]).into_iter().map(|i| first + i));
+        let unseen = flushed.snapshot.unseen(&batch.xids[positions]);
+        let strays = flushed.strays.into_iter().filter(|(i, _)| !unseen.contains(i));
+        self.unfit.extend(strays.map(|(i, why)| (first + i, super::blame::stray(plan, &batch.keys[first + i], &why))));
+        self.unseen.extend(unseen.into_iter().map(|i| first + i));
         self.unseen.extend(flushed.waiting.into_iter().map(|i| first + i));
         self.conflicts.positions.extend(flushed.conflicts.positions.into_iter().map(|i| first + i));
         if let Some(error) = flushed.conflicts.error {
@@ -145,7 +148,7 @@ async fn sift(flusher: &Flusher, plan: &Plan, names: &Names, batch: &Batch) -> R
             false => true,
         };
         match flusher.flush(&batch.keys[part.clone()]).await {
-            Ok(flushed) => settled.add(flushed, batch, part),
+            Ok(flushed) => settled.add(plan, flushed, batch, part),
             // What the source has no more, a table that cannot even hold the key has not either.
             Err(e) if e.is_data() && alone && sees && !flusher.source_has(plan, &batch.keys[part.start]).await? => {
                 tracing::debug!(error = %e, "a key without a row");

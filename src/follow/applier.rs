@@ -3,6 +3,7 @@
 //! Nothing is acknowledged before it is durable (rule 9): every tick the position up to which all is journaled or
 //! flushed goes into the ledger beside the WAL position of the moment, and is told to the slot once that is on disk.
 
+mod again;
 mod events;
 mod flushers;
 mod generations;

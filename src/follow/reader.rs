@@ -17,6 +17,7 @@ use crate::error::Failure;
 use crate::pg::connector::{LOOK_FOR_SERVER, STARTED};
 use crate::pg::replication::{Frame, Login, Replication, Stream};
 use crate::pg::{Connector, Error, Ident, Lsn};
+use crate::plan::rejoin::Holds;
 use crate::plan::types::{Names, Plan};
 use crate::published;
 use crate::retry::Retry;
@@ -254,6 +255,10 @@ impl Lane {
     fn new(consumer: &Consumer) -> Lane {
         let plan = &consumer.plan;
         let reader = KeyReader::new(plan.leaves().into_iter().map(|leaf| leaf.shape.oid), plan.key_names());
+        let reader = plan.besides().iter().fold(reader, |reader, beside| match beside.holds {
+            Holds::Columns { .. } | Holds::Rows { .. } => reader.beside(beside.shape.oid, beside.told_by()),
+            Holds::Values { .. } => reader.values(beside.shape.oid, beside.told_by()),
+        });
         Lane {
             assembler: Assembler::new(reader, PART_KEYS),
             events: consumer.events.clone(),
@@ -265,7 +270,7 @@ impl Lane {
 
     fn has_room(&mut self) -> bool {
         let keys = |event: &Event| match event {
-            Event::Changes { keys, .. } => keys.len().max(1),
+            Event::Changes { keys, .. } | Event::Values { keys, .. } => keys.len().max(1),
             Event::Truncated { .. } | Event::Barrier { .. } | Event::Schema(_) | Event::Empty { .. } => 1,
         };
         self.keys += self.held[self.counted..].iter().map(keys).sum::<usize>();

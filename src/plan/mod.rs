@@ -17,6 +17,7 @@ pub mod partitions;
 pub mod partman;
 pub mod parts;
 pub mod read;
+pub mod rejoin;
 pub mod reverse;
 pub mod shape;
 mod split;

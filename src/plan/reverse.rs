@@ -7,6 +7,7 @@ use super::build::refuse_unpinned;
 use super::key;
 use super::model;
 use super::partitions;
+use super::rejoin;
 use super::shape::{Column, Index, Shape};
 use super::tree::{Branch, Tree};
 use super::types::{IdentityChange, Key, Layout, Partition, Plan, TargetColumn, Value, Writing};
@@ -23,6 +24,9 @@ pub type Given = (String, String);
 /// # Errors
 /// Exit 3 where a new row would not give an old one; exit 2 for a `--reverse` that fits no column.
 pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) -> Result<Plan, Failure> {
+    if let Some(back) = rejoin::back(plan, given)? {
+        return Ok(back);
+    }
     let old = &plan.source;
     refuse_deferrable(old)?;
     if let Some((unknown, _)) = given.iter().find(|(name, _)| !changes_type(plan, name)) {
@@ -103,12 +107,12 @@ pub fn found_again(back: &mut Plan, tree: Tree) {
     back.source = tree.root;
 }
 
-fn refused(what: impl Into<String>) -> Failure {
+pub(super) fn refused(what: impl Into<String>) -> Failure {
     no_way_back(Failure::refused(what))
 }
 
 /// Says what the failure is about: the change itself may well be possible.
-fn no_way_back(failure: Failure) -> Failure {
+pub(super) fn no_way_back(failure: Failure) -> Failure {
     if !failure.is_judgement() {
         return failure;
     }
@@ -122,7 +126,7 @@ fn no_way_back(failure: Failure) -> Failure {
 }
 
 /// An upsert cannot name a constraint that is checked later (INSERT, PostgreSQL manual, "ON CONFLICT").
-fn refuse_deferrable(old: &Shape) -> Result<(), Failure> {
+pub(super) fn refuse_deferrable(old: &Shape) -> Result<(), Failure> {
     let deferrable = |i: &&Index| i.constraint.as_ref().is_some_and(|c| c.deferrable);
     match old.indexes.iter().find(deferrable) {
         Some(index) => Err(refused(format!("constraint {} of the old table is deferrable", plain_ident(&index.name)))),

@@ -8,6 +8,7 @@ use super::lookups::Lookup;
 pub use super::names::{Member, Names, OldNames, SCHEMA};
 use super::partman::Managed;
 use super::parts::Part;
+use super::rejoin::Rejoin;
 use super::shape::{Column, Shape};
 use super::tree::Branch;
 use crate::pg::sql::plain_ident;
@@ -70,6 +71,9 @@ pub struct Plan {
     /// The way back, where one was asked for: from the new table to the old one.
     #[serde(default)]
     pub back: Option<Box<Plan>>,
+    /// On the way back of a table that was taken apart: the new tables, of which the source is what remains.
+    #[serde(default)]
+    pub rejoin: Option<Rejoin>,
 }
 
 /// A partition of the source. It holds rows, unless it is partitioned itself.
@@ -287,6 +291,7 @@ impl Plan {
             exhaustive: false,
             compat_view: None,
             back: None,
+            rejoin: None,
         }
     }
 
@@ -306,7 +311,7 @@ impl Plan {
     /// The source as the FROM clause of every statement that evaluates the projection: aliased to its bare name, so
     /// that a qualified column reference of the user's expression still means it.
     pub fn source_from(&self) -> String {
-        format!("{} AS {}", self.whole_source(), self.alias())
+        format!("{} AS {}", self.rows_source(), self.alias())
     }
 
     /// One table that holds rows of the source as such a FROM clause.
@@ -357,12 +362,13 @@ impl Plan {
         }
     }
 
-    /// The tables of the source, parents before children.
+    /// The tables of the source, parents before children, and those beside it.
     pub fn sources(&self) -> impl Iterator<Item = &Shape> {
-        std::iter::once(&self.source).chain(self.partitions.iter().map(|p| &p.branch.shape))
+        let beside = self.besides().iter().map(|beside| &beside.shape);
+        std::iter::once(&self.source).chain(self.partitions.iter().map(|p| &p.branch.shape)).chain(beside)
     }
 
-    /// Oids of the source and its partitions, as an SQL list.
+    /// Oids of the tables of the source, as an SQL list.
     pub fn oids(&self) -> String {
         self.sources().map(|shape| shape.oid.to_string()).collect::<Vec<_>>().join(", ")
     }

@@ -50,8 +50,10 @@ pub enum KeyError {
 /// Reads the keys of the changes of the tables that hold the source's rows: the source itself, or its partitions.
 #[derive(Debug, Clone)]
 pub struct KeyReader {
-    sources: HashSet<u32>,
-    names: Vec<String>,
+    /// Each with the columns that have the key there.
+    sources: HashMap<u32, Vec<String>>,
+    /// Those of them with values that rows refer to: an update of one is told by its own key.
+    values: HashSet<u32>,
     shapes: HashMap<u32, Shape>,
 }
 
@@ -66,12 +68,25 @@ struct Shape {
 impl KeyReader {
     /// Reads the changes of the tables with these oids, whose key has these columns in this order.
     pub fn new(sources: impl IntoIterator<Item = u32>, key_columns: Vec<String>) -> Self {
-        KeyReader { sources: sources.into_iter().collect(), names: key_columns, shapes: HashMap::new() }
+        let sources = sources.into_iter().map(|source| (source, key_columns.clone())).collect();
+        KeyReader { sources, values: HashSet::new(), shapes: HashMap::new() }
+    }
+
+    /// The same, with a table in which the key stands in these columns.
+    pub fn beside(mut self, relation: u32, key_columns: Vec<String>) -> Self {
+        self.sources.insert(relation, key_columns);
+        self
+    }
+
+    /// The same, with a table of values that rows refer to by these columns of it.
+    pub fn values(mut self, relation: u32, columns: Vec<String>) -> Self {
+        self.values.insert(relation);
+        self.beside(relation, columns)
     }
 
     /// Whether the changes of this table are read.
     pub fn reads(&self, relation: u32) -> bool {
-        self.sources.contains(&relation)
+        self.sources.contains_key(&relation)
     }
 
     /// Takes a table's description; says whether it is the source's and differs from what was known, as the first one
@@ -82,17 +97,15 @@ impl KeyReader {
     /// [`KeyError::Hidden`] where a key column is missing.
     pub fn describe(&mut self, relation: &Relation) -> Result<bool, KeyError> {
         let known = self.shapes.get(&relation.oid).is_some_and(|shape| shape.relation == *relation);
-        if !self.reads(relation.oid) || known {
-            return Ok(false);
-        }
-        if self.names.is_empty() {
+        let Some(names) = self.sources.get(&relation.oid).filter(|_| !known) else { return Ok(false) };
+        if names.is_empty() {
             return Err(KeyError::NoColumns);
         }
         let position = |name: &String| {
             let found = relation.columns.iter().position(|column| column.name == *name);
             found.ok_or_else(|| KeyError::Hidden(name.clone()))
         };
-        let positions = self.names.iter().map(position).collect::<Result<_, _>>()?;
+        let positions = names.iter().map(position).collect::<Result<_, _>>()?;
         self.shapes.insert(relation.oid, Shape { relation: relation.clone(), positions });
         Ok(true)
     }
@@ -103,6 +116,45 @@ impl KeyReader {
     ///
     /// Any [`KeyError`] but [`KeyError::NoColumns`] and [`KeyError::Hidden`].
     pub fn read(&self, message: &Message, keys: &mut Vec<Key>) -> Result<(), KeyError> {
+        if self.is_of_values(message) {
+            return Ok(());
+        }
+        self.read_any(message, keys)
+    }
+
+    /// The value that rows refer to, where the message changes one: table and key. Nothing refers to one yet that comes, and
+    /// nothing any more to one that goes.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyReader::read`].
+    pub fn changed_value(&self, message: &Message) -> Result<Option<(u32, Key)>, KeyError> {
+        let Message::Update(update) = message else { return Ok(None) };
+        if !self.is_of_values(message) {
+            return Ok(None);
+        }
+        let mut keys = Vec::new();
+        self.read_any(message, &mut keys)?;
+        Ok(keys.pop().map(|key| (update.relation, key)))
+    }
+
+    fn is_of_values(&self, message: &Message) -> bool {
+        let relation = match message {
+            Message::Insert(insert) => insert.relation,
+            Message::Update(update) => update.relation,
+            Message::Delete(delete) => delete.relation,
+            Message::Begin(_)
+            | Message::Commit(_)
+            | Message::Origin(_)
+            | Message::Relation(_)
+            | Message::Type(_)
+            | Message::Truncate(_)
+            | Message::Logical(_) => return false,
+        };
+        self.values.contains(&relation)
+    }
+
+    fn read_any(&self, message: &Message, keys: &mut Vec<Key>) -> Result<(), KeyError> {
         match message {
             Message::Insert(insert) if self.reads(insert.relation) => {
                 keys.push(self.shape(insert.relation)?.key(&insert.new, None)?);

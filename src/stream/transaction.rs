@@ -38,6 +38,15 @@ pub enum Event {
         /// Where its commit record starts.
         commit_lsn: Lsn,
     },
+    /// Values that rows of the source refer to were changed.
+    Values {
+        /// Their table.
+        relation: u32,
+        /// The values by their own keys, none twice.
+        keys: Vec<Key>,
+        /// The transaction.
+        xid: u32,
+    },
     /// A message of the tool came back: all that was committed before it has been received.
     Barrier {
         /// The message's text; bytes that are not UTF-8 are replaced.
@@ -178,6 +187,10 @@ impl Assembler {
 
     fn change(&mut self, name: &'static str, message: &Message, events: &mut Vec<Event>) -> Result<(), Error> {
         let open = self.open.as_mut().ok_or(SequenceError::Outside(name))?;
+        if let Some((relation, key)) = self.reader.changed_value(message)? {
+            open.send_value(relation, key, events);
+            return Ok(());
+        }
         self.reader.read(message, &mut open.keys)?;
         if open.keys.len() >= self.part {
             open.send_parts(self.part, events);
@@ -222,6 +235,19 @@ impl Open {
             self.keys = rest;
         }
         self.send_keys(events);
+    }
+
+    /// Sends on a value that was changed, with those before it.
+    fn send_value(&mut self, relation: u32, key: Key, events: &mut Vec<Event>) {
+        self.begun = true;
+        match events.last_mut() {
+            Some(Event::Values { relation: of, keys, xid }) if (*of, *xid) == (relation, self.xid) => {
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+            _ => events.push(Event::Values { relation, keys: vec![key], xid: self.xid }),
+        }
     }
 
     /// Sends on whatever is held, as a part that is not the last.

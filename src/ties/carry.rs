@@ -75,7 +75,9 @@ impl Carry<'_> {
     /// Tables that refer to the source, and those whose rules, policies and defaults name it.
     fn children(&self) -> Vec<String> {
         let readers = self.readers().map(|(_, name)| format!("ONLY {name}"));
-        distinct(self.ties.incoming.iter().map(|k| reach(&k.table)).chain(readers))
+        let parts = self.plan.besides().iter().filter(|beside| beside.holds.key().is_some());
+        let parts = parts.map(|beside| format!("ONLY {}", beside.shape.name));
+        distinct(self.ties.incoming.iter().map(|k| reach(&k.table)).chain(readers).chain(parts))
     }
 
     fn readers(&self) -> impl Iterator<Item = (u32, &QualifiedName)> {
@@ -90,7 +92,9 @@ impl Carry<'_> {
         let children = self.children();
         // LOCK TABLE asks for more than a foreign key does; the others are locked by what takes the old one off.
         let owned = self.outwards().filter(|k| k.refers_to.owned);
-        let mut all = distinct(owned.map(|k| reach(&k.refers_to)));
+        let values = self.plan.besides().iter().filter(|beside| beside.holds.key().is_none());
+        let values = values.map(|beside| format!("ONLY {}", beside.shape.name));
+        let mut all = distinct(owned.map(|k| reach(&k.refers_to)).chain(values));
         all.retain(|p| !children.contains(p));
         all
     }
@@ -213,8 +217,7 @@ impl Carry<'_> {
     /// Whether a foreign key is there afterwards: one of the table's own goes with its column, as in ALTER TABLE, and some
     /// are left off.
     pub(super) fn stays(&self, key: &ForeignKey) -> bool {
-        let left_off = self.plan.left_off.contains(&key.name);
-        !left_off && self.has_columns(key)
+        !self.plan.leaves_off(&key.name, [key.table.oid, key.refers_to.oid]) && self.has_columns(key)
     }
 
     fn has_columns(&self, key: &ForeignKey) -> bool {

@@ -167,7 +167,7 @@ impl Judge<'_> {
         let mut found = Vec::new();
         let drop = "Drop the foreign key and add it again afterwards (NOT VALID, then VALIDATE CONSTRAINT).";
         // A partitioned source is carried at one end, where the other is not.
-        if self.plan.left_off.contains(&key.name) {
+        if self.plan.leaves_off(&key.name, [key.table.oid, key.refers_to.oid]) {
             return owned(&what, key.table.owned).into_iter().collect();
         }
         if self.plan.target.is_partitioned() && partitioned::both_ends(key) {

@@ -119,6 +119,11 @@ impl Ties {
         partition::findings(self, name)
     }
 
+    /// Those of a new table of one that was taken apart, which goes with a rollback.
+    pub fn of_beside(&self, back: &Plan, name: &QualifiedName) -> Vec<Finding> {
+        parts::of_beside(self, back, name)
+    }
+
     /// What cannot be carried through this change. `conn` is a session in which temporary tables may be made.
     pub async fn findings(&self, conn: &Conn, plan: &Plan, version: u32) -> Result<Vec<Finding>, Failure> {
         let found = self.judge(plan);

@@ -1,6 +1,7 @@
 //! What does not go with a table that is taken apart. Pure.
 
 use super::{ForeignKey, Ties};
+use crate::pg::QualifiedName;
 use crate::pg::sql::plain_ident;
 use crate::plan::types::Plan;
 use crate::preflight::Finding;
@@ -50,4 +51,29 @@ pub(super) fn findings(plan: &Plan, ties: &Ties) -> Vec<Finding> {
         ));
     }
     found
+}
+
+/// What would be left without a table that goes with the rollback.
+pub(super) fn of_beside(ties: &Ties, back: &Plan, table: &QualifiedName) -> Vec<Finding> {
+    let other = |key: &&ForeignKey| {
+        key.table.oid != back.source.oid && !back.besides().iter().any(|b| b.shape.oid == key.table.oid)
+    };
+    let keys = ties.incoming.iter().filter(other);
+    let keys = keys.map(|k| format!("foreign key {} of {}", plain_ident(&k.name), k.table.name.plain()));
+    let views = ties.views.iter().map(|v| v.plain());
+    let functions = ties.functions.iter().map(|f| f.description.clone());
+    let rules = ties.rules.iter().filter(|r| !r.own && !r.of_view);
+    let rules = rules.map(|r| format!("rule {} of {}", plain_ident(&r.name), r.table.plain()));
+    let policies = ties.policies.iter().filter(|p| !p.own);
+    let policies = policies.map(|p| format!("policy {} of {}", plain_ident(&p.name), p.table.plain()));
+    let defaults = ties.defaults.iter().map(|d| format!("a default of {}", d.table.plain()));
+    keys.chain(views)
+        .chain(functions)
+        .chain(rules)
+        .chain(policies)
+        .chain(defaults)
+        .map(|what| {
+            Finding::new(format!("{what} uses table {}, which goes with the rollback", table.plain()), "Drop it first.")
+        })
+        .collect()
 }

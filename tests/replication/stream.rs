@@ -13,6 +13,7 @@ fn short(event: &Event) -> String {
             format!("{}{}", texts(keys).join(" "), if commit_end.is_some() { " end" } else { "" })
         }
         Event::Truncated { .. } => "truncated".to_owned(),
+        Event::Values { keys, .. } => format!("values {}", texts(keys).join(" ")),
         Event::Barrier { token, .. } => format!("barrier {token}"),
         Event::Schema(relation) => format!("schema {}", relation.name),
         Event::Empty { .. } => "empty".to_owned(),

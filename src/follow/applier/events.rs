@@ -26,6 +26,7 @@ impl Applier {
                     self.last_end = self.last_end.max(commit_end.unwrap_or(Lsn::ZERO));
                 }
                 Event::Truncated { relations, .. } => self.truncate(&relations).await?,
+                Event::Values { relation, keys, xid } => self.values_changed(relation, &keys, xid).await?,
                 Event::Barrier { token, .. } => self.barrier(&token).await?,
                 Event::Schema(_) => {}
                 Event::Empty { commit_end } => self.last_end = self.last_end.max(commit_end),
@@ -77,6 +78,9 @@ impl Applier {
             self.job.copy.end(*oid);
         }
         self.touched.clone_from(&self.watched);
+        if self.job.plan.rejoin.is_some() {
+            return self.emptied().await;
+        }
         let mut retry = Retry::new();
         loop {
             let sql = self.emptying(relations).await;

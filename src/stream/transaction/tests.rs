@@ -241,7 +241,7 @@ proptest! {
                 }
                 Event::Truncated { .. } => found.push(BTreeSet::new()),
                 Event::Empty { .. } => ends += 1,
-                Event::Schema(_) | Event::Barrier { .. } => {}
+                Event::Schema(_) | Event::Barrier { .. } | Event::Values { .. } => {}
             }
         }
         prop_assert_eq!(ends, 1);

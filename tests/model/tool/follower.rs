@@ -258,7 +258,8 @@ impl Follower {
                 return self.truncate(server, copying, over);
             }
             Event::Barrier { token, .. } => self.barrier(&token),
-            Event::Schema(_) => {}
+            // The model's table is not taken apart.
+            Event::Schema(_) | Event::Values { .. } => {}
             Event::Empty { commit_end } => self.last_end = self.last_end.max(commit_end),
         }
         if self.is_live() && self.backlog.len() > self.memory {

@@ -1,5 +1,6 @@
 //! A table is taken apart: what leaves it is in the new tables, as the application wrote it last.
 
+mod back;
 mod columns;
 mod compat;
 mod many;

@@ -1,0 +1,247 @@
+//! After the swap the old table follows all the new ones, and a rollback brings it back with every write.
+
+use super::*;
+use crate::harness::migration::phase_of;
+
+const WINDOW: &[&str] = &["--rollback-window", "10m"];
+
+/// What the other application does to a row, in the new shape: `(id, new id, row)`; none of them both is nothing.
+enum Change<'a> {
+    Insert(&'a str, &'a Row),
+    Update(&'a str, &'a Row),
+    Delete(&'a str),
+    Rekey(&'a str, &'a str),
+}
+
+/// A kind of split, and how the other application speaks to its tables.
+struct Kind {
+    split: &'static [&'static str],
+    /// Makes the table what the kind needs.
+    setup: &'static str,
+    change: fn(&Change<'_>) -> String,
+    /// What there is after it, beside `t`.
+    tables: &'static [&'static str],
+}
+
+impl Writer {
+    /// An application of the new shape, until the swap back takes its tables away.
+    fn run_new(&self, db: &Db, kind: &Kind, goes_on: &dyn Fn() -> bool) {
+        let session = db.connect();
+        while goes_on() {
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+            let slot = Writer::FIRST + turn * 7 % Writer::ROWS;
+            let (id, other) = (slot.to_string(), (slot + 10_000).to_string());
+            let tags = match turn % 5 {
+                0 => "{}".to_owned(),
+                1 => "{a,a}".to_owned(),
+                n => format!("{{x{turn},a,NULL,y{n}}}"),
+            };
+            let row = ((turn * 3 % 5).to_string(), format!("body {}", turn % 50), tags);
+            let mut books = self.books.lock().expect("the books").clone();
+            let there = if books.contains_key(&other) { &other } else { &id };
+            let change = match (books.get(there), turn % 11) {
+                (None, _) => Change::Insert(there, &row),
+                (Some(_), 3) => Change::Delete(there),
+                (Some(_), 5) => Change::Rekey(there, if *there == id { &other } else { &id }),
+                (Some(_), _) => Change::Update(there, &row),
+            };
+            let end = if turn % 4 == 1 { "ROLLBACK" } else { "COMMIT" };
+            let text = format!("BEGIN; {}; {end}", (kind.change)(&change));
+            if let Err(e) = session.try_sql(&text) {
+                // The tables are swapped back; anything else is wrong.
+                assert!(e.message.contains("does not exist"), "{e} in {text}");
+                return;
+            }
+            if end == "ROLLBACK" {
+                continue;
+            }
+            match change {
+                Change::Insert(id, row) | Change::Update(id, row) => drop(books.insert(id.to_owned(), row.clone())),
+                Change::Delete(id) => drop(books.remove(id)),
+                Change::Rekey(id, other) => {
+                    let row = books.remove(id).expect("a row");
+                    books.insert(other.to_owned(), row);
+                }
+            }
+            *self.books.lock().expect("the books") = books;
+        }
+    }
+}
+
+/// Both applications write while the window is open, across kills, and while it is rolled back.
+fn goes_back(seed: u64, kind: &Kind, killed: bool) {
+    let db = Db::new();
+    db.sql(TABLE);
+    db.sql(kind.setup);
+    db.sql("INSERT INTO t (id, body, d, tags) SELECT -i, 'body ' || i, i % 5, CASE i % 3 WHEN 0 THEN NULL WHEN 1 THEN '{}' ELSE ARRAY['a', NULL, i::text] END FROM generate_series(1, 3000) i");
+    let untouched = "SELECT md5(string_agg(t::text, ';' ORDER BY id)) FROM t WHERE id < 0";
+    let (before, rows) = (dump(&db), db.query_one_text(untouched));
+    let load = Load::start(&db, &Shape::plain(), &Options::paced(seed));
+    let writer = Writer::fill(&db);
+    let mut running = split(&db, &[kind.split], WINDOW);
+    running.wait_for_window();
+    let id = only_migration(&db);
+    beside(
+        1,
+        |_, goes_on| writer.run_new(&db, kind, goes_on),
+        || {
+            writer.wait_for_more(150);
+            if killed {
+                running.kill();
+                writer.wait_for_more(50);
+                running = command(&db, &["resume"]);
+                running.wait_for_window();
+                writer.wait_for_more(50);
+            }
+            let report = command(&db, &["rollback", &id]).wait().done();
+            assert_eq!(report["outcome"], "done", "{report}");
+            running.wait().done();
+            load.wait_for_more(200, SOON);
+        },
+    );
+    assert_eq!(phase_of(&db), "rolled back");
+    load.stop().assert_kept(&db, &format!("{} WHERE id < {} AND id > 0", Shape::plain().select_all(), Writer::FIRST));
+    writer.assert_kept(&db, &format!("SELECT id, d, body, tags FROM t WHERE id >= {}", Writer::FIRST));
+    assert_eq!(db.query_one_text(untouched), rows);
+    for table in kind.tables {
+        let there = |name: &str| db.query_one_text(&format!("SELECT to_regclass('{name}') IS NOT NULL"));
+        assert_eq!((there(table), there(&format!("{table}_new"))), ("f".to_owned(), "t".to_owned()), "{table}");
+    }
+    finish(&db);
+    assert_eq!(dump(&db), before);
+}
+
+const COLUMNS: Kind = Kind {
+    split: &[
+        "--into",
+        "details(key = id, body, tags, size = length(body) * 2, at = clock_timestamp())",
+        "--into",
+        "more(body = upper(body)) WHERE d > 2",
+        "--drop",
+        "body,tags",
+        "--foreign-key=cascade",
+    ],
+    setup: "GRANT SELECT ON t TO PUBLIC; GRANT UPDATE (body, v) ON t TO PUBLIC; COMMENT ON COLUMN t.body IS 'long'",
+    change: |change| match change {
+        Change::Insert(id, (d, body, tags)) => format!(
+            "INSERT INTO t (id, d) VALUES ({id}, {d}); INSERT INTO details (key, body, tags) VALUES ({id}, '{body}', '{tags}')"
+        ),
+        Change::Update(id, (d, body, tags)) => format!(
+            "UPDATE t SET d = {d} WHERE id = {id}; UPDATE details SET body = '{body}', tags = '{tags}' WHERE key = {id}"
+        ),
+        Change::Delete(id) => format!("DELETE FROM t WHERE id = {id}"),
+        Change::Rekey(id, other) => format!("UPDATE t SET id = {other} WHERE id = {id}"),
+    },
+    tables: &["details", "more"],
+};
+
+#[test]
+fn columns_come_back_as_they_were_written_last() {
+    goes_back(191, &COLUMNS, true);
+}
+
+/// The table where a row of the other application belongs.
+fn place(d: &str) -> &'static str {
+    match d {
+        "1" => "one",
+        "2" | "3" => "app.two",
+        _ => "t",
+    }
+}
+
+const ROWS: Kind = Kind {
+    split: &["--into", "one WHERE d = 1", "--into", "app.two WHERE d IN (2, 3)"],
+    setup: "CREATE SCHEMA app; ALTER TABLE t ADD twin int GENERATED ALWAYS AS (d * 2) STORED, ADD seq serial",
+    change: |change| {
+        // What is not in a table is not touched there.
+        let all = |statement: &dyn Fn(&str) -> String| ["t", "one", "app.two"].map(statement).join("; ");
+        let insert = |id: &str, (d, body, tags): &Row| {
+            format!("INSERT INTO {} (id, d, body, tags) VALUES ({id}, {d}, '{body}', '{tags}')", place(d))
+        };
+        match change {
+            Change::Insert(id, row) => insert(id, row),
+            Change::Update(id, row) => {
+                let (d, body, tags) = row;
+                let moved = all(&|table| match table == place(d) {
+                    true => format!("UPDATE {table} SET d = {d}, body = '{body}', tags = '{tags}' WHERE id = {id}"),
+                    false => format!("DELETE FROM {table} WHERE id = {id}"),
+                });
+                let came = insert(id, row).replace(" VALUES (", " SELECT ").trim_end_matches(')').to_owned();
+                format!("{moved}; {came} WHERE NOT EXISTS (SELECT FROM {} WHERE id = {id})", place(d))
+            }
+            Change::Delete(id) => all(&|table| format!("DELETE FROM {table} WHERE id = {id}")),
+            Change::Rekey(id, other) => all(&|table| format!("UPDATE {table} SET id = {other} WHERE id = {id}")),
+        }
+    },
+    tables: &["one", "app.two"],
+};
+
+#[test]
+fn rows_come_back_from_wherever_they_are() {
+    goes_back(192, &ROWS, false);
+}
+
+/// The number of a value, which is made where it is new.
+const VALUES: Kind = Kind {
+    split: &["--lookup", "body_id = bodies(body)"],
+    setup: "ALTER TABLE t ALTER body DROP NOT NULL, ALTER body DROP DEFAULT",
+    change: |change| {
+        let number = |body: &str| format!("(SELECT id FROM bodies WHERE body = '{body}')");
+        let made = |body: &str| format!("INSERT INTO bodies (body) VALUES ('{body}') ON CONFLICT DO NOTHING");
+        match change {
+            Change::Insert(id, (d, body, tags)) => format!(
+                "{}; INSERT INTO t (id, d, body_id, tags) VALUES ({id}, {d}, {}, '{tags}')",
+                made(body),
+                number(body)
+            ),
+            Change::Update(id, (d, body, tags)) => format!(
+                "{}; UPDATE t SET d = {d}, body_id = {}, tags = '{tags}' WHERE id = {id}",
+                made(body),
+                number(body)
+            ),
+            Change::Delete(id) => format!("DELETE FROM t WHERE id = {id}"),
+            Change::Rekey(id, other) => format!("UPDATE t SET id = {other} WHERE id = {id}"),
+        }
+    },
+    tables: &["bodies"],
+};
+
+#[test]
+fn values_come_back_to_the_rows_that_refer_to_them() {
+    goes_back(193, &VALUES, false);
+}
+
+const ELEMENTS: Kind = Kind {
+    split: &[
+        "--into",
+        "tag(tag = unnest(tags), at = generate_subscripts(tags, 1))",
+        "--drop",
+        "tags",
+        "--foreign-key=cascade",
+    ],
+    setup: "",
+    change: |change| {
+        let elements = |id: &str, tags: &str| {
+            format!(
+                "INSERT INTO tag (id, tag, at) SELECT {id}, e, n FROM unnest('{tags}'::text[]) WITH ORDINALITY AS x(e, n)"
+            )
+        };
+        match change {
+            Change::Insert(id, (d, body, tags)) => {
+                format!("INSERT INTO t (id, d, body) VALUES ({id}, {d}, '{body}'); {}", elements(id, tags))
+            }
+            Change::Update(id, (d, body, tags)) => format!(
+                "UPDATE t SET d = {d}, body = '{body}' WHERE id = {id}; DELETE FROM tag WHERE id = {id}; {}",
+                elements(id, tags)
+            ),
+            Change::Delete(id) => format!("DELETE FROM t WHERE id = {id}"),
+            Change::Rekey(id, other) => format!("UPDATE t SET id = {other} WHERE id = {id}"),
+        }
+    },
+    tables: &["tag"],
+};
+
+#[test]
+fn elements_come_back_in_their_order() {
+    goes_back(194, &ELEMENTS, false);
+}
