@@ -2,19 +2,20 @@
 //! of the source. Pure.
 
 use super::acl::Acl;
-use super::swap::{Swap, new_in};
+use super::swap::{Moved, Swap, new_in, old_name};
 use crate::finish;
 use crate::pg::sql::grantee;
-use crate::pg::{Ident, QualifiedName};
+use crate::pg::{Ident, Literal, QualifiedName};
 use crate::plan::compat::CompatView;
 use crate::plan::ddl;
 use crate::plan::parts::Reference;
+use crate::plan::rejoin::Holds;
 use crate::plan::types::{Names, Plan};
 use crate::ties::Owed;
 
 impl Swap<'_> {
     /// The statements for one part, once the source's target has its place.
-    pub(super) fn part(&self, plan: &Plan, names: &Names, acl: &Acl, moved: &super::swap::Moved) -> Vec<String> {
+    pub(super) fn part(&self, plan: &Plan, names: &Names, acl: &Acl, moved: &Moved) -> Vec<String> {
         let members = plan.members(names);
         let Some(member) = members.first() else { return Vec::new() };
         let target = &plan.target;
@@ -36,6 +37,27 @@ impl Swap<'_> {
         steps.extend(acl.statements(plan, member));
         steps.extend(ddl::generated_always(target, &table));
         steps
+    }
+
+    /// On the way back of a table whose rows went to several: its identity columns go on behind the values that any of them
+    /// has given.
+    pub(super) fn given_by_all(&self, moved: &Moved) -> Vec<String> {
+        let identity = self.plan.target.columns.iter().filter(|column| column.origin.is_identity());
+        let own = identity.filter_map(|column| Some((column, column.sequence.as_ref()?)));
+        let steps = own.flat_map(|(column, own)| {
+            let tables = self.plan.besides().iter().filter(|beside| matches!(beside.holds, Holds::Rows { .. }));
+            let theirs = tables.filter_map(|beside| beside.shape.column(&column.name)?.sequence.as_ref());
+            theirs.map(|theirs| {
+                let name = self.plan.target.name.sibling(own.name.name.clone());
+                let further = if own.increment > 0 { ">" } else { "<" };
+                format!(
+                    "SELECT setval({}, last_value) FROM {} WHERE last_value {further} (SELECT last_value FROM {name})",
+                    Literal(&name.to_string()),
+                    theirs.name.sibling(old_name(moved, &theirs.name.name)),
+                )
+            })
+        });
+        steps.collect()
     }
 
     /// Foreign keys of the parts, and of what remains to tables of values: no row is looked at.

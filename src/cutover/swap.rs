@@ -85,6 +85,7 @@ impl Swap<'_> {
         }
         steps.extend(self.references());
         steps.extend(self.compat_view());
+        steps.extend(self.given_by_all(&moved));
         steps.extend(self.carry.take_place(self.names, &self.old(&moved)));
         steps
     }
@@ -209,7 +210,7 @@ pub fn statements(swaps: &[Swap<'_>]) -> Vec<String> {
 /// The old names of what makes room, by the names it had.
 pub(super) type Moved = HashMap<String, String>;
 
-fn old_name(moved: &Moved, name: &str) -> String {
+pub(super) fn old_name(moved: &Moved, name: &str) -> String {
     moved.get(name).cloned().unwrap_or_else(|| name.to_owned())
 }
 

@@ -382,7 +382,7 @@ impl Plan {
     /// A condition that the key `changed` meets where new tables have rows of which there can be no old one, and what is
     /// said of it, both as SQL; `None` where that cannot be.
     pub fn strays(&self, changed: &str) -> Option<(String, String)> {
-        let rest = self.rejoin.as_ref().map(|_| self.has(&self.source.name, &self.key_names(), changed))?;
+        let rest = self.rejoin.as_ref().map(|_| self.has(&self.source.name, self.key_names(), changed))?;
         let orphan = self.besides().iter().filter_map(|beside| match &beside.holds {
             Holds::Columns { key } => {
                 let name = &beside.shape.name;

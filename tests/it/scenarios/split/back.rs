@@ -245,3 +245,130 @@ const ELEMENTS: Kind = Kind {
 fn elements_come_back_in_their_order() {
     goes_back(194, &ELEMENTS, false);
 }
+
+/// Waits until a warning says all of this.
+fn warned(running: &Running, words: &[&str]) {
+    running.wait_for_event(words[0], SOON, |e| {
+        e["event"] == "warning" && e["text"].as_str().is_some_and(|text| words.iter().all(|word| text.contains(word)))
+    });
+}
+
+#[test]
+fn a_row_without_an_old_one_is_named_at_once_and_by_the_rollback() {
+    let db = Db::new();
+    db.sql("CREATE TABLE t (id int PRIMARY KEY, d int, must text NOT NULL); INSERT INTO t SELECT i, i, 'm' || i FROM generate_series(1, 9) i");
+    let before = dump(&db);
+    let running = split(&db, &[&["--into", "n(must)", "--drop", "must"]], WINDOW);
+    running.wait_for_window();
+    let id = only_migration(&db);
+    db.sql("INSERT INTO n VALUES (500, 'alone'); INSERT INTO t VALUES (600, 1); DELETE FROM n WHERE id = 7; UPDATE n SET must = 'later' WHERE id = 3");
+    warned(&running, &["\"id\" = 500", "public.n has it, and public.t has not"]);
+    warned(&running, &["\"id\" = 600", "must"]);
+    warned(&running, &["\"id\" = 7", "must"]);
+    let refused = command(&db, &["rollback", &id]).wait();
+    refused.ended(1);
+    for words in ["3 rows do not fit", "\"id\" = 500", "\"id\" = 600", "\"id\" = 7"] {
+        assert!(refused.stderr.contains(words), "no {words:?} in {}", refused.stderr);
+    }
+    running.wait().done();
+    assert_eq!(phase_of(&db), "keep in step");
+    let asked = command(&db, &["verify", &id]).wait();
+    asked.ended(2);
+    assert!(asked.stderr.contains("took the table apart"), "{}", asked.stderr);
+    db.sql("INSERT INTO t VALUES (500, 5); INSERT INTO n VALUES (600, 'too'); DELETE FROM t WHERE id = 7; CREATE VIEW w AS SELECT must FROM n");
+    let refused = command(&db, &["rollback", &id]).wait();
+    refused.ended(3);
+    assert!(refused.stderr.contains("view public.w uses table public.n"), "{}", refused.stderr);
+    db.sql("DROP VIEW w");
+    command(&db, &["rollback", &id]).wait().done();
+    assert_eq!(
+        db.query_one_text(
+            "SELECT string_agg(concat_ws(' ', id, d, must), ', ' ORDER BY id) FROM t WHERE id IN (3, 7, 8) OR id > 9"
+        ),
+        "3 3 later, 8 8 m8, 500 5 alone, 600 1 too"
+    );
+    finish(&db);
+    assert_eq!(dump(&db), before);
+}
+
+#[test]
+fn a_row_that_is_in_two_tables_is_named() {
+    let db = Db::new();
+    db.sql("CREATE TABLE t (id int PRIMARY KEY, d int UNIQUE, own int GENERATED ALWAYS AS IDENTITY); INSERT INTO t SELECT i, i FROM generate_series(1, 9) i");
+    let running = split(&db, &[&["--into", "few WHERE d < 4"]], WINDOW);
+    running.wait_for_window();
+    db.sql("INSERT INTO few VALUES (8, 80)");
+    warned(&running, &["\"id\" = 8", "it is in public.t and public.few"]);
+    // Unique values go round, each from another table.
+    db.sql("DELETE FROM few WHERE id = 8; BEGIN; UPDATE few SET d = 100 WHERE id = 1; UPDATE t SET d = 1 WHERE id = 9; UPDATE few SET d = 9 WHERE id = 1; COMMIT");
+    let seen = "SELECT string_agg(id || ' ' || d, ', ' ORDER BY id) FROM t_old WHERE id IN (1, 8, 9)";
+    wait_until(&db, "rows put right", seen, "1 9, 8 8, 9 1");
+    db.sql("INSERT INTO few VALUES (11, 110); TRUNCATE few; INSERT INTO few VALUES (2, 20)");
+    wait_until(&db, "rows that are left", "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t_old", "2 4 5 6 7 8 9");
+    command(&db, &["rollback", &only_migration(&db)]).wait().done();
+    running.wait().done();
+    assert_eq!(
+        db.query_one_text("SELECT string_agg(id || ' ' || d, ', ' ORDER BY id) FROM t"),
+        "2 20, 4 4, 5 5, 6 6, 7 7, 8 8, 9 1"
+    );
+    // Whichever table has given a number, it is given once.
+    assert_eq!(
+        db.query_one_text("SELECT nextval(pg_get_serial_sequence('t', 'own')) > max(own) AND max(own) > 9 FROM t"),
+        "t"
+    );
+    finish(&db);
+}
+
+#[test]
+fn a_value_that_changes_changes_all_rows_that_refer_to_it() {
+    let db = Db::new();
+    db.sql("CREATE TABLE t (id int PRIMARY KEY, kind text, v text, o text); INSERT INTO t SELECT i, 'kind ' || i % 3, 'v' || i, 'o' FROM generate_series(1, 3000) i");
+    let running =
+        split(&db, &[&["--lookup", "kind_id = kinds(name = kind)", "--into", "n(v, o)", "--drop", "v,o"]], WINDOW);
+    running.wait_for_window();
+    let id = only_migration(&db);
+    db.sql("UPDATE kinds SET name = 'other' WHERE name = 'kind 1'; UPDATE t SET kind_id = NULL WHERE id = 1; INSERT INTO kinds (name) VALUES ('new')");
+    let others = "SELECT count(*) FROM t_old WHERE kind = 'other'";
+    wait_until(&db, "the old rows", others, "999");
+    running.kill();
+    db.sql("BEGIN; UPDATE kinds SET name = 'third' WHERE name = 'other'; UPDATE kinds SET name = 'none' WHERE name = 'kind 0'; COMMIT; UPDATE n SET o = 'p' WHERE id = 2");
+    let again = command(&db, &["resume", &id]);
+    again.wait_for_window();
+    wait_until(
+        &db,
+        "the old rows",
+        "SELECT string_agg(DISTINCT kind, ', ' ORDER BY kind) FROM t_old",
+        "kind 2, none, third",
+    );
+    db.sql("TRUNCATE n; INSERT INTO n VALUES (5, 'five', 'o')");
+    command(&db, &["rollback", &id]).wait().done();
+    again.wait().done();
+    assert_eq!(
+        db.query_one_text("SELECT string_agg(concat_ws(' ', kind, n, vs), ', ' ORDER BY kind) FROM (SELECT kind, count(*) AS n, string_agg(v || o, ' ') AS vs FROM t GROUP BY kind) x"),
+        "kind 2 1000 fiveo, none 1000, third 999, 1"
+    );
+    finish(&db);
+}
+
+#[test]
+fn the_window_ends_and_the_new_tables_are_as_without_it() {
+    let db = Db::new();
+    db.sql(TABLE);
+    db.sql("INSERT INTO t (id, d, tags) SELECT i, i, ARRAY['a', i::text] FROM generate_series(1, 50) i");
+    let running = split(&db, &[ELEMENTS.split], WINDOW);
+    running.wait_for_window();
+    // It has no key, and is published all the same.
+    db.sql(
+        "UPDATE tag SET tag = 'b' WHERE id = 3; DELETE FROM tag WHERE id = 4 AND at = 1; DELETE FROM tag WHERE id = 5",
+    );
+    let seen = "SELECT string_agg(tags::text, ' ' ORDER BY id) FROM t_old WHERE id IN (3, 4, 5)";
+    wait_until(&db, "the old rows", seen, "{b,b} {4} {}");
+    running.kill();
+    let identity = "SELECT relreplident FROM pg_class WHERE oid = 'tag'::regclass";
+    assert_eq!(db.query_one_text(identity), "f");
+    command(&db, &["resume", "--rollback-window", "1s"]).wait().done();
+    assert_eq!(db.query_one_text(identity), "d");
+    db.sql("UPDATE tag SET tag = 'c' WHERE id = 3; DELETE FROM tag WHERE id = 4");
+    finish(&db);
+    assert_eq!(db.query_one_text("SELECT count(*) FROM tag WHERE tag = 'c'"), "2");
+}

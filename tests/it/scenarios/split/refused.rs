@@ -5,6 +5,7 @@ use crate::harness::{Db, assert_nothing_left, dump, pgrecast};
 
 const BASE: &str = "CREATE TABLE t (id int PRIMARY KEY, d int NOT NULL, at timestamptz, v text, tags text[]);";
 const V: &[&str] = &["--into", "n(v)", "--drop", "v"];
+const WINDOW: &[&str] = &["--rollback-window", "1m"];
 const D: &[&str] = &["--into", "n WHERE d = 1"];
 
 #[test]
@@ -114,7 +115,39 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("", &["--lookup", "v_id = y(upper(v))"], 2, &["--lookup"]),
         ("", &["--into", "n(v)"], 2, &["nothing would leave"]),
         ("", &["--into", "n(v", "--drop", "v"], 2, &["parenthesis"]),
-        ("", &[D, &["--rollback-window", "1m"]].concat(), 3, &["--rollback-window", "no way back"]),
+        // No way back, by name.
+        (
+            "",
+            &[&["--into", "n(w = upper(v))", "--drop", "v"], WINDOW].concat(),
+            3,
+            &["no way back", "column v", "another form"],
+        ),
+        (
+            "",
+            &[&["--into", "n(v) WHERE d = 1", "--drop", "v"], WINDOW].concat(),
+            3,
+            &["no way back", "column v", "in part"],
+        ),
+        ("", &[&["--into", "n(d) WHERE d = 1"], WINDOW].concat(), 3, &["no way back", "no copy of column at"]),
+        ("", &[&["--into", "n(w = unnest(tags))", "--drop", "tags"], WINDOW].concat(), 3, &["column tags", "place ="]),
+        (
+            "",
+            &[&["--into", "n(v)", "--drop", "v,d"], WINDOW].concat(),
+            3,
+            &["no way back", "no new table has column d"],
+        ),
+        (
+            "ALTER TABLE t ADD own int GENERATED ALWAYS AS IDENTITY",
+            &[&["--into", "n(own)", "--drop", "own"], WINDOW].concat(),
+            3,
+            &["no way back", "column own", "identity"],
+        ),
+        (
+            "ALTER TABLE t ADD UNIQUE (d) DEFERRABLE",
+            &[V, WINDOW].concat(),
+            3,
+            &["no way back", "t_d_key", "deferrable"],
+        ),
         ("", &[D, &["--foreign-key=no-action"]].concat(), 2, &["--foreign-key"]),
     ];
     each(
