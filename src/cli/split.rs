@@ -76,10 +76,9 @@ impl Split {
         }
         options.settings = each_once(typed.settings)?;
         each_column_once(&typed.reverse)?;
-        if !typed.reverse.is_empty() && typed.compat_view.is_none() {
-            return Err(
-                Failure::usage("--reverse is for --compat-view").hint("Give --compat-view, or leave --reverse out.")
-            );
+        if !typed.reverse.is_empty() && typed.compat_view.is_none() && options.rollback_window.is_none() {
+            return Err(Failure::usage("--reverse is for --compat-view or --rollback-window")
+                .hint("Give one of the two, or leave --reverse out."));
         }
         Ok(Split {
             table: typed.table,

@@ -108,9 +108,9 @@ impl Wanted {
         Ok(Wanted {
             table: typed.table,
             text: spec.to_string(),
+            reverse: spec.reverse.clone(),
             spec: Spec::Split(spec),
             request,
-            reverse: Vec::new(),
             dry_run: typed.dry_run,
             options: typed.options,
             connection: typed.connection,

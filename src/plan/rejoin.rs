@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::elements::{Elements, elements, reads};
+use super::former::Reading;
 use super::key;
 use super::lookups::{Lookup, NUMBER};
 use super::parts::Part;
-use super::reverse::{Given, no_way_back, refuse_deferrable, refused};
+use super::reverse::{Given, refuse_deferrable, refused};
 use super::shape::{Column, Index, Shape};
 use super::types::{IdentityChange, Key, KeyColumn, Plan, TargetColumn, Value, Writing};
 use crate::error::Failure;
@@ -87,25 +88,22 @@ impl Rejoin {
 }
 
 /// Whether the table is taken apart.
-fn is_apart(plan: &Plan) -> bool {
+pub fn is_apart(plan: &Plan) -> bool {
     !plan.parts.is_empty() || !plan.lookups.is_empty()
 }
 
-/// Plans the way back; `None` where the table is not taken apart.
+/// Plans the way back of one that is. `given` says of old columns how they come back, over the new tables' names, qualified.
 ///
 /// # Errors
 /// Exit 3 where the new tables would not give an old row.
-pub fn back(plan: &Plan, given: &[Given]) -> Result<Option<Plan>, Failure> {
-    if !is_apart(plan) {
-        return Ok(None);
-    }
+pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
     let old = &plan.source;
     refuse_deferrable(old)?;
-    if let Some((unknown, _)) = given.first() {
-        return Err(no_way_back(Failure::usage(format!("--reverse {}: not for split", plain_ident(unknown)))));
+    if let Some((name, _)) = given.iter().find(|(name, _)| plan.key.columns.iter().any(|k| k.source == *name)) {
+        return Err(Failure::usage(format!("--reverse {}: a column of the key stays as it is", plain_ident(name))));
     }
     let key = key_back(plan)?;
-    let query = query(plan)?;
+    let query = query(plan, given)?;
     let column = |column: &Column| back_column(column, query.columns.contains(&column.name));
     let columns = old.columns.iter().map(column).collect::<Result<Vec<_>, _>>()?;
     let names = plan.key_names();
@@ -113,13 +111,13 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Option<Plan>, Failure> {
         return Err(refused("the new table's replica identity does not cover its key")
             .hint("Give the table a primary key, or make the key's index its replica identity."));
     }
-    Ok(Some(Plan {
+    Ok(Plan {
         identity: IdentityChange::None,
         settings: plan.settings.clone(),
         clauses: plan.clauses.clone(),
         rejoin: Some(Rejoin { rows: query.sql, tables: tables(plan) }),
         ..Plan::plain(plan.target.clone(), old.clone(), columns, key)
-    }))
+    })
 }
 
 /// Gives the new tables whose keys do not identify their rows another replica identity for the time of the window.
@@ -203,10 +201,14 @@ struct Query {
     columns: Vec<String>,
 }
 
-fn query(plan: &Plan) -> Result<Query, Failure> {
+fn query(plan: &Plan, given: &[Given]) -> Result<Query, Failure> {
     let mut told: Vec<(&Column, String)> = Vec::new();
     for column in plan.source.columns.iter().filter(|c| !c.origin.is_generated()) {
-        told.extend(value(plan, column)?.map(|value| (column, value)));
+        let value = match given.iter().find(|(name, _)| *name == column.name) {
+            Some((_, expression)) => Some(as_given(plan, column, expression)),
+            None => value(plan, column)?,
+        };
+        told.extend(value.map(|value| (column, value)));
     }
     let mut branches = vec![format!("SELECT {} FROM {}", listed(&told), from(plan))];
     for part in plan.parts.iter().filter(|part| part.takes_rows) {
@@ -245,9 +247,20 @@ fn from(plan: &Plan) -> String {
     from
 }
 
-/// One row at most for each old one, and a column that no expression made.
+/// One row at most for each old one.
 fn is_joined(part: &Part) -> bool {
-    !part.takes_rows && part.rows.is_none() && part.key.writing != Writing::All
+    !part.takes_rows && part.key.writing != Writing::All
+}
+
+/// An old column by an expression over the tables that are joined, which go by names of their own there.
+fn as_given(plan: &Plan, column: &Column, expression: &str) -> String {
+    let reading = Reading::of_rest(plan, &[]);
+    let parts = plan.parts.iter().enumerate().filter(|(_, part)| is_joined(part)).map(|(n, _)| part_alias(n));
+    let ours = std::iter::once(REST.to_owned()).chain(parts).chain((0..plan.lookups.len()).map(values_alias));
+    let joined = reading.joined();
+    let tables = joined.iter().zip(ours).map(|((name, _), ours)| format!("(SELECT {ours}.*) AS {name}"));
+    let tables = tables.collect::<Vec<_>>().join(", ");
+    format!("(SELECT CAST(({expression}\n) AS {}) FROM {tables})", column.type_sql)
 }
 
 fn part_alias(n: usize) -> String {
@@ -283,7 +296,7 @@ fn value(plan: &Plan, column: &Column) -> Result<Option<String>, Failure> {
     if column.origin.is_identity() {
         return Err(refused(format!("column {shown} leaves the table and is an identity column")));
     }
-    for (n, part) in parts().filter(|(_, part)| is_joined(part)) {
+    for (n, part) in parts().filter(|(_, part)| is_joined(part) && part.rows.is_none()) {
         let (Some(copy), Some(key)) = (copy_in(part, column), part.key.columns.first()) else { continue };
         let alias = part_alias(n);
         let copy = format!("{alias}.{}", Ident(copy));
@@ -304,7 +317,8 @@ fn value(plan: &Plan, column: &Column) -> Result<Option<String>, Failure> {
         ))
         .hint(format!(
             "Take {shown} along as it is to a new table that has all rows; or elements as --into \
-             '{}(element = unnest({shown}), place = generate_subscripts({shown}, 1))'.",
+             '{}(element = unnest({shown}), place = generate_subscripts({shown}, 1))'; or say how it comes back: --reverse \
+             '{shown} = expression over the columns of the new tables'.",
             part.target.name.plain()
         ))),
     }

@@ -24,8 +24,9 @@ pub type Given = (String, String);
 /// # Errors
 /// Exit 3 where a new row would not give an old one; exit 2 for a `--reverse` that fits no column.
 pub async fn reverse(conn: &Conn, plan: &Plan, given: &[Given], version: u32) -> Result<Plan, Failure> {
-    if let Some(back) = rejoin::back(plan, given)? {
-        return Ok(back);
+    if rejoin::is_apart(plan) {
+        let given = model::given::given(conn, plan, given, version).await.map_err(no_way_back)?;
+        return rejoin::back(plan, &given);
     }
     let old = &plan.source;
     refuse_deferrable(old)?;

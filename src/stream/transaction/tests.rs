@@ -210,6 +210,33 @@ fn segments(steps: &[Step]) -> Vec<BTreeSet<String>> {
     steps.split(|step| matches!(step, Step::Truncate)).map(segment).collect()
 }
 
+#[test]
+fn tables_beside_the_source_tell_its_keys_and_values_their_own() {
+    const PART: u32 = 5;
+    const VALUES: u32 = 6;
+    let reader = KeyReader::new([SOURCE], vec!["id".to_owned()]);
+    let reader = reader.beside(PART, vec!["of".to_owned()]).values(VALUES, vec!["id".to_owned()]);
+    let described = |oid, name| Message::Relation(relation(oid, ReplicaIdentity::Default, &[(name, true)]));
+    let updated = |id: &str| Message::Update(Update { relation: VALUES, old: None, new: row(&[id]) });
+    let messages = [
+        begin(),
+        described(PART, "of"),
+        described(VALUES, "id"),
+        Message::Insert(Insert { relation: VALUES, new: row(&["7"]) }),
+        Message::Insert(Insert { relation: PART, new: row(&["3"]) }),
+        updated("7"),
+        updated("8"),
+        updated("7"),
+        Message::Delete(Delete { relation: VALUES, old: OldRow::Key(row(&["9"])) }),
+        Message::Delete(Delete { relation: PART, old: OldRow::Key(row(&["4"])) }),
+        commit(),
+    ];
+    let mut events = run(&mut Assembler::new(reader, 10), &messages).expect("a valid stream");
+    events.retain(|event| !matches!(event, Event::Schema(_)));
+    let keys = ["7", "8"].map(|id| Key::new([id]).expect("a key")).to_vec();
+    assert_eq!(events, [Event::Values { relation: VALUES, keys, xid: XID }, changes(&["3", "4"], Some(END))]);
+}
+
 proptest! {
     #[test]
     fn no_order_of_messages_makes_it_panic(messages in vec(any_message(), 0..40), part in 0..4_usize) {

@@ -351,6 +351,24 @@ fn a_value_that_changes_changes_all_rows_that_refer_to_it() {
 }
 
 #[test]
+fn what_an_expression_made_comes_back_by_another() {
+    let db = Db::new();
+    db.sql("CREATE TABLE t (id int PRIMARY KEY, cents int NOT NULL, kind text); INSERT INTO t SELECT i, i * 100 + 5, 'k' || i % 2 FROM generate_series(1, 50) i");
+    let running = split(
+        &db,
+        &[&["--into", "prices(price = cents / 100.0)", "--lookup", "kind_id = kinds(name = kind)", "--drop", "cents"]],
+        &[WINDOW, &["--reverse", "cents = round(prices.price * 100) + (kinds.id * 0)"]].concat(),
+    );
+    running.wait_for_window();
+    db.sql("UPDATE prices SET price = price + 1 WHERE id = 1; INSERT INTO t SELECT 1000, id FROM kinds WHERE name = 'k1'; INSERT INTO prices VALUES (1000, 12.34)");
+    command(&db, &["rollback", &only_migration(&db)]).wait().done();
+    running.wait().done();
+    let seen = "SELECT string_agg(concat_ws(' ', id, cents, kind), ', ' ORDER BY id) FROM t WHERE id IN (1, 2, 1000)";
+    assert_eq!(db.query_one_text(seen), "1 205 k1, 2 205 k0, 1000 1234 k1");
+    finish(&db);
+}
+
+#[test]
 fn the_window_ends_and_the_new_tables_are_as_without_it() {
     let db = Db::new();
     db.sql(TABLE);

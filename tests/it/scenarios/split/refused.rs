@@ -143,6 +143,12 @@ fn what_cannot_be_done_is_refused_by_name() {
             &["no way back", "column own", "identity"],
         ),
         (
+            "",
+            &[&["--into", "n(w = v || '!')", "--drop", "v", "--reverse", "v = rtrim(x, '!')"], WINDOW].concat(),
+            3,
+            &["no way back", "--reverse of column v", "x"],
+        ),
+        (
             "ALTER TABLE t ADD UNIQUE (d) DEFERRABLE",
             &[V, WINDOW].concat(),
             3,
