@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::harness::migration::phase_of;
+use crate::harness::spawn_with;
 
 const WINDOW: &[&str] = &["--rollback-window", "10m"];
 
@@ -68,8 +69,9 @@ impl Writer {
     }
 }
 
-/// Both applications write while the window is open, across kills, and while it is rolled back.
-fn goes_back(seed: u64, kind: &Kind, killed: bool) {
+/// Both applications write while the window is open, behind a kill, and while it is rolled back, by runs that die at these
+/// points and then by one that does not.
+fn goes_back(seed: u64, kind: &Kind, killed: bool, dies: &[&str]) {
     let db = Db::new();
     db.sql(TABLE);
     db.sql(kind.setup);
@@ -92,6 +94,10 @@ fn goes_back(seed: u64, kind: &Kind, killed: bool) {
                 running = command(&db, &["resume"]);
                 running.wait_for_window();
                 writer.wait_for_more(50);
+            }
+            for point in dies {
+                let died = spawn_with(db.dsn(), &["rollback", &id], &[("PGRECAST_FAULT", point)]).wait();
+                assert_ne!(died.code, Some(0), "{point}");
             }
             let report = command(&db, &["rollback", &id]).wait().done();
             assert_eq!(report["outcome"], "done", "{report}");
@@ -137,7 +143,7 @@ const COLUMNS: Kind = Kind {
 
 #[test]
 fn columns_come_back_as_they_were_written_last() {
-    goes_back(191, &COLUMNS, true);
+    goes_back(191, &COLUMNS, true, &[]);
 }
 
 /// The table where a row of the other application belongs.
@@ -178,7 +184,7 @@ const ROWS: Kind = Kind {
 
 #[test]
 fn rows_come_back_from_wherever_they_are() {
-    goes_back(192, &ROWS, false);
+    goes_back(192, &ROWS, false, &["after swap", "after commit cut-over"]);
 }
 
 /// The number of a value, which is made where it is new.
@@ -208,7 +214,7 @@ const VALUES: Kind = Kind {
 
 #[test]
 fn values_come_back_to_the_rows_that_refer_to_them() {
-    goes_back(193, &VALUES, false);
+    goes_back(193, &VALUES, false, &[]);
 }
 
 const ELEMENTS: Kind = Kind {
@@ -243,7 +249,7 @@ const ELEMENTS: Kind = Kind {
 
 #[test]
 fn elements_come_back_in_their_order() {
-    goes_back(194, &ELEMENTS, false);
+    goes_back(194, &ELEMENTS, false, &[]);
 }
 
 /// Waits until a warning says all of this.
