@@ -12,12 +12,16 @@ use crate::pg::{Conn, QualifiedName};
 
 /// Reads the shape of the table with this oid.
 pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
+    Ok(Shape { kin: Kin::read(conn, oid).await?, ..without_kin(conn, oid).await? })
+}
+
+/// The same without its kin.
+pub async fn without_kin(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
     let head: Head = json(conn, "read table", &HEAD.replace("$1", &oid.to_string())).await?;
     let columns: Vec<Column> = json(conn, "read columns", &COLUMNS.replace("$1", &oid.to_string())).await?;
     let checks: Vec<Check> = json(conn, "read checks", &CHECKS.replace("$1", &oid.to_string())).await?;
     let raw: Vec<RawIndex> = json(conn, "read indexes", &INDEXES.replace("$1", &oid.to_string())).await?;
     let indexes = raw.into_iter().map(RawIndex::cook).collect::<Result<Vec<_>, _>>()?;
-    let kin = Kin::read(conn, oid).await?;
     Ok(Shape {
         oid,
         name: QualifiedName::new(head.schema, head.name),
@@ -31,7 +35,7 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
         indexes,
         replica_identity: head.replica_identity,
         comment: head.comment,
-        kin,
+        kin: Kin::default(),
     })
 }
 

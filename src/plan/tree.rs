@@ -3,10 +3,11 @@
 //! As `pg_dump` does it, each table is made by itself, with the order of columns it has, and attached afterwards; so is
 //! each index. A table that is not partitioned is a tree of one.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::ddl::{self, Purpose};
-use super::kin::{self, Kin};
+use super::kin;
 use super::read;
 use super::shape::Shape;
 use crate::error::Failure;
@@ -75,16 +76,22 @@ pub fn without_parents(shape: &mut Shape) {
 
 /// Reads a table as part of the tree above it: its place in there is told by the tree.
 pub async fn partition(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
-    Ok(Shape { kin: Kin::default(), ..read::shape(conn, oid).await? })
+    read::without_kin(conn, oid).await
 }
+
+/// How many partitions are asked about before the first has been answered: a table may have thousands, and the server be
+/// far away.
+const AHEAD: usize = 16;
 
 /// Reads a table with its partitions, under an empty search path.
 pub async fn tree(conn: &Conn, oid: u32) -> Result<Tree, Failure> {
     let root = alone(conn, oid).await?;
     let mut branches: Vec<Branch> = Vec::new();
     if root.is_partitioned() {
-        for place in places(conn, oid).await? {
-            let shape = partition(conn, place.oid).await?;
+        let places = places(conn, oid).await?;
+        let shapes = stream::iter(&places).map(|place| partition(conn, place.oid)).buffered(AHEAD);
+        let shapes: Vec<Shape> = shapes.try_collect().await?;
+        for (place, shape) in places.into_iter().zip(shapes) {
             let parent = branches.iter().position(|b| b.shape.oid == place.parent);
             branches.push(Branch { shape, parent, bound: place.bound });
         }
