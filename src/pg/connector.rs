@@ -111,6 +111,9 @@ const PINNED: &[(&str, &str)] = &[
 /// Those that the role's own clauses are read with.
 const AS_ROLE_SETS_THEM: &[&str] = &["TimeZone", "DateStyle", "IntervalStyle", "array_nulls", "transform_null_equals"];
 
+/// How often a session is opened anew that ends before its settings are pinned.
+const PIN_ATTEMPTS: u32 = 4;
+
 impl Connector {
     /// For `target`, with the conversions' settings on top of the pinned ones.
     pub fn new(target: Target, lock_timeout: Duration) -> Self {
@@ -156,13 +159,27 @@ impl Connector {
 
     /// Opens a connection for `role`.
     pub async fn open(&self, role: Role) -> Result<Conn, Error> {
-        let application = format!("pgrecast {}", role.name());
-        let conn = Conn::new(self.target.connect(&application, role.statement()).await?);
-        conn.batch("pin settings", &self.pins(role)).await?;
+        let conn = self.pinned(role).await?;
         if self.server.is_some() {
             self.check_server(conn.scalar(LOOK_FOR_SERVER, STARTED).await?.as_deref())?;
         }
         Ok(conn)
+    }
+
+    /// A session that is the pins' from its first statement on. Where the database gives idle sessions next to no time, a
+    /// busy machine may be late with it: that is tried again.
+    async fn pinned(&self, role: Role) -> Result<Conn, Error> {
+        let application = format!("pgrecast {}", role.name());
+        let mut left = PIN_ATTEMPTS;
+        loop {
+            let conn = Conn::new(self.target.connect(&application, role.statement()).await?);
+            left -= 1;
+            match conn.batch("pin settings", &self.pins(role)).await {
+                Ok(()) => return Ok(conn),
+                Err(_) if conn.is_closed() && left > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn pins(&self, role: Role) -> String {
