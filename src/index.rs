@@ -27,6 +27,14 @@ const BUILD_MEANS: &str = "SELECT set_config(name, CASE name WHEN 'maintenance_w
     FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem' AND setting::int8 < 262144 \
     OR name = 'min_parallel_table_scan_size' AND setting::int8 < 8192";
 
+/// The parallel workers that one build may have beside it: none where one worker is asked for, or gentle work.
+fn parallel_workers(jobs: u8, throttle: &Throttle) -> &'static str {
+    match jobs > 1 && !throttle.is_gentle() {
+        true => "RESET max_parallel_maintenance_workers",
+        false => "SET max_parallel_maintenance_workers = 0",
+    }
+}
+
 /// One index to build: where, and by which statements.
 #[derive(Debug, Clone)]
 pub struct Build {
@@ -141,7 +149,7 @@ pub async fn run(group: &Group, jobs: u8, throttle: &Throttle) -> Result<(), Fai
     let queue: Arc<Queue> = Arc::new(std::sync::Mutex::new(all.iter().flat_map(turns).rev().collect()));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..jobs {
-        workers.spawn(worker(queue.clone(), throttle.clone()));
+        workers.spawn(worker(queue.clone(), jobs, throttle.clone()));
     }
     let mut first = None;
     while let Some(ended) = workers.join_next().await {
@@ -195,7 +203,7 @@ fn is_duplicate(error: &Error) -> bool {
     error.is(&SqlState::UNIQUE_VIOLATION) || error.is(&SqlState::EXCLUSION_VIOLATION)
 }
 
-async fn worker(queue: Arc<Queue>, throttle: Throttle) -> Result<(), Failure> {
+async fn worker(queue: Arc<Queue>, jobs: u8, throttle: Throttle) -> Result<(), Failure> {
     let mut retry = Retry::new();
     let mut kept = None;
     let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
@@ -212,7 +220,7 @@ async fn worker(queue: Arc<Queue>, throttle: Throttle) -> Result<(), Failure> {
                     }
                 },
             };
-            match build_one(&context, &conn, &build).await {
+            match build_one(&context, &conn, &build, parallel_workers(jobs, &throttle)).await {
                 Ok(()) => {
                     kept = Some(conn);
                     break;
@@ -228,14 +236,14 @@ async fn worker(queue: Arc<Queue>, throttle: Throttle) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn build_one(context: &Context, conn: &Conn, build: &Build) -> Result<(), Error> {
+async fn build_one(context: &Context, conn: &Conn, build: &Build, parallel: &str) -> Result<(), Error> {
     let exists = format!("SELECT to_regclass({}) IS NOT NULL", Literal(&build.name.to_string()));
     if conn.scalar("look for index", &exists).await?.as_deref() == Some("t") {
         return Ok(());
     }
     context.reporter.say(Event::IndexBegan { name: build.shown.clone() });
     let begun = Instant::now();
-    conn.batch("give build means", BUILD_MEANS).await?;
+    conn.batch("give build means", &format!("{BUILD_MEANS}; {parallel}")).await?;
     conn.batch("build index", &format!("BEGIN;\n{};\nCOMMIT", build.build.join(";\n"))).await?;
     context.reporter.say(Event::IndexEnded { name: build.shown.clone(), seconds: begun.elapsed().as_secs_f64() });
     Ok(())

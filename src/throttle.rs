@@ -111,6 +111,12 @@ impl Throttle {
         }
     }
 
+    /// Whether there is rest between pieces of work: then they are small ones, and each is one process, for what a piece takes
+    /// from the application it takes all at once.
+    pub fn is_gentle(&self) -> bool {
+        self.held.borrow().nice > 0.0
+    }
+
     /// The reason of the moment.
     pub fn reason(&self) -> Option<String> {
         self.held.borrow().why(self.work).map(str::to_owned)

@@ -200,7 +200,9 @@ async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
         if nth >= jobs {
             return Ok(Rest::Spare);
         }
-        let Some((n, range)) = next_range(&left, u32::from(jobs)) else { return Ok(Rest::Done) };
+        let Some((n, range)) = next_range(&left, u32::from(jobs), job.throttle.is_gentle()) else {
+            return Ok(Rest::Done);
+        };
         let leaf = &job.leaves[n];
         if let Some(worked) = worked.take() {
             job.throttle.rest(worked).await;
@@ -260,7 +262,7 @@ async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
     }
 }
 
-fn next_range(left: &Left, jobs: u32) -> Option<(usize, ranges::BlockRange)> {
+fn next_range(left: &Left, jobs: u32, gently: bool) -> Option<(usize, ranges::BlockRange)> {
     let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-    left.iter_mut().enumerate().find_map(|(n, ranges)| Some((n, ranges.take(jobs)?)))
+    left.iter_mut().enumerate().find_map(|(n, ranges)| Some((n, ranges.take(jobs, gently)?)))
 }

@@ -43,13 +43,14 @@ impl Ranges {
         Ranges { left, chunk: FIRST_BLOCKS, total }
     }
 
-    /// The next range, of the current chunk size at most. `workers` ranges are out at a time, so the last of a table
-    /// are made smaller to let all of them finish together.
-    pub fn take(&mut self, workers: u32) -> Option<BlockRange> {
+    /// The next range, of the current chunk size at most, and of the least where it is to be done gently. `workers` ranges are
+    /// out at a time, so the last of a table are made smaller to let all of them finish together.
+    pub fn take(&mut self, workers: u32, gently: bool) -> Option<BlockRange> {
         let remaining = self.remaining();
         let (first, end) = self.left.pop()?;
+        let most = if gently { CHUNK_BLOCKS.0 } else { self.chunk };
         let fair = (remaining / workers.max(1) / 2).max(CHUNK_BLOCKS.0);
-        let size = self.chunk.min(fair).min(end - first);
+        let size = most.min(fair).min(end - first);
         if first + size < end {
             self.left.push((first + size, end));
         }
@@ -94,7 +95,7 @@ mod tests {
             let done: Vec<BlockRange> = cuts.chunks_exact(2).map(|c| (c[0], c[1])).filter(|(a, b)| a < b).collect();
             let mut ranges = Ranges::new(total, &done);
             let mut covered = done.clone();
-            while let Some(range) = ranges.take(workers) {
+            while let Some(range) = ranges.take(workers, total % 2 == 0) {
                 prop_assert!(range.0 < range.1 && range.1 <= total);
                 covered.push(range);
                 ranges.learn(range.1 - range.0, Duration::from_millis(100));
@@ -114,8 +115,9 @@ mod tests {
     fn chunks_grow_and_shrink_towards_their_time() {
         let mut ranges = Ranges::new(1_000_000, &[]);
         ranges.learn(2_048, Duration::from_millis(10));
-        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(1_024));
+        assert_eq!(ranges.take(1, false).map(|(a, b)| b - a), Some(1_024));
+        assert_eq!(ranges.take(1, true).map(|(a, b)| b - a), Some(128));
         ranges.learn(1_024, Duration::from_secs(60));
-        assert_eq!(ranges.take(1).map(|(a, b)| b - a), Some(512));
+        assert_eq!(ranges.take(1, false).map(|(a, b)| b - a), Some(512));
     }
 }

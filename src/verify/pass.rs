@@ -111,7 +111,7 @@ struct Reading {
 type Queue = Mutex<Vec<Reading>>;
 
 /// Lot by lot; of the two sides of a lot the one further behind.
-fn next(queue: &Queue, sides: usize, jobs: u32) -> Option<(BlockRange, Part)> {
+fn next(queue: &Queue, sides: usize, jobs: u32, gently: bool) -> Option<(BlockRange, Part)> {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     let lot = queue.iter().find(|r| r.ranges.remaining() > 0)?.lot;
     let share = |side: Side| {
@@ -123,7 +123,7 @@ fn next(queue: &Queue, sides: usize, jobs: u32) -> Option<(BlockRange, Part)> {
     let workers = jobs.div_ceil(u32::try_from(sides).unwrap_or(1).max(1));
     let mut of_side = queue.iter_mut().filter(|r| r.lot == lot && r.side == side);
     let Reading { table, ranges, .. } = of_side.find(|r| r.ranges.remaining() > 0)?;
-    let range = ranges.take(workers)?;
+    let range = ranges.take(workers, gently)?;
     let end = (range.1 < ranges.total()).then_some(range.1);
     Some((range, Part { side, table: *table, blocks: Blocks { first: range.0, end } }))
 }
@@ -138,7 +138,7 @@ fn learn(queue: &Queue, part: Part, blocks: u32, time: Duration) {
 async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> Result<(), Failure> {
     let mut retry = Retry::new();
     let mut conn = None;
-    while let Some((range, part)) = next(queue, sides, site.job.jobs) {
+    while let Some((range, part)) = next(queue, sides, site.job.jobs, site.job.throttle.is_gentle()) {
         loop {
             site.job.throttle.pass().await;
             let open = match conn.take() {

@@ -78,7 +78,7 @@ impl Copy {
         if server.exclusive || self.over || self.other_file {
             return Ok(None);
         }
-        let Some(range) = ranges.take(JOBS as u32) else { return Ok(None) };
+        let Some(range) = ranges.take(JOBS as u32, false) else { return Ok(None) };
         if server.file() != server.tables.file {
             self.other_file = true;
             return Ok(Some("meets another file"));
