@@ -7,16 +7,16 @@ use super::figure::Figure;
 
 /// Copying into the shadow against copying into the scratch table, which writes no WAL and is not decoded by the WAL
 /// sender.
-pub const COPY_LOGGED: Figure = Figure::new(1.2, 2.5, 5.0);
+pub const COPY_LOGGED: Figure = Figure::new(1.0, 2.0, 4.5);
 
 /// The same for an index build, whose WAL are whole pages.
-pub const BUILD_LOGGED: Figure = Figure::new(0.7, 1.2, 2.2);
+pub const BUILD_LOGGED: Figure = Figure::new(0.6, 0.95, 2.0);
 
 /// The same for a flush, which in a run commits, and meets shadow and indexes of full size.
 pub const FLUSH_LOGGED: Figure = Figure::new(1.0, 1.5, 3.0);
 
 /// The same for the comparison, which a run reads from a table of full size.
-pub const DIGEST_WHOLE: Figure = Figure::new(0.8, 1.1, 1.8);
+pub const DIGEST_WHOLE: Figure = Figure::new(0.7, 1.0, 1.8);
 
 /// What a second worker adds, and each further one: two INSERT … SELECT gained 1.2 to 1.4 × on two virtual cores.
 pub const WORKER_ADDS: Figure = Figure::new(0.7, 0.35, 0.0);
@@ -44,7 +44,7 @@ pub const ANALYZE_ROWS: f64 = 30_000.0;
 
 /// What the phases take of a table that is next to empty. Prepare: shadow, publication, slot and settling; open write
 /// transactions come on top.
-pub const PREPARE: Figure = Figure::new(0.05, 0.15, 2.0);
+pub const PREPARE: Figure = Figure::new(0.02, 0.06, 2.0);
 /// Connections and chunks of the copy.
 pub const COPY: Figure = Figure::new(0.03, 0.08, 0.3);
 /// Connections of the index builds, and their constraints.
@@ -54,10 +54,10 @@ pub const INDEX: Figure = Figure::new(0.03, 0.06, 0.3);
 pub const CATCH_UP: Figure = Figure::new(0.02, 0.05, 0.5);
 
 /// What the phases verify and ready take beside reading.
-pub const TURN: Figure = Figure::new(0.05, 0.15, 0.5);
+pub const TURN: Figure = Figure::new(0.03, 0.1, 0.5);
 
 /// Looking, locking and swapping with nobody in the way, and cleaning up behind it.
-pub const CUT_OVER: Figure = Figure::new(0.2, 0.5, 2.0);
+pub const CUT_OVER: Figure = Figure::new(0.1, 0.2, 2.0);
 
 /// How long writers wait for the swap, of what does not depend on their number: `write_blocked` of `scripts/bench`, its
 /// median under load and its worst with five views, six foreign keys, triggers and policies.
