@@ -31,8 +31,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[command(name = "scripts/bench")]
 pub struct Args {
     /// The rows to measure
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,11,12,13,14",
-          value_parser = clap::value_parser!(u8).range(1..=14))]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+          value_parser = clap::value_parser!(u8).range(1..=15))]
     rows: Vec<u8>,
     /// Multiplies the sizes of tables, and shortens loads where it is below 1
     #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = positive)]
@@ -111,7 +111,7 @@ fn measure(args: &Args) -> Result<bool> {
 
 fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
     // An idle table is measured without it; the rows with clients have it as a server has it by default, and row 7 says when.
-    lab.autovacuum(if (5..=10).contains(&row) || row == 12 || row == 13 { Some("1min") } else { None })?;
+    lab.autovacuum(if (5..=10).contains(&row) || [12, 13, 15].contains(&row) { Some("1min") } else { None })?;
     match row {
         1 => idle::narrow(lab),
         2 => idle::wide(lab),
@@ -127,6 +127,7 @@ fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
         12 => cutover::together(lab),
         13 => polite::at_half_rate(lab),
         14 => estimated::against_measured(lab),
+        15 => cutover::apart(lab),
         _ => Err(format!("there is no row {row}").into()),
     }
 }

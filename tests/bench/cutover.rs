@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::lab::{DATABASE, Lab, Sql, wait_for};
-use crate::load::Load;
+use crate::load::{Load, Log};
 use crate::migration::{Done, Migration};
 use crate::outcome::{Outcome, median, worst};
 
@@ -137,16 +137,38 @@ pub fn together(lab: &mut Lab) -> Result<Outcome> {
         Ok(done)
     };
     let swaps = (0..count).map(widened).collect::<Result<Vec<Done>>>();
-    let log = load.stop()?;
-    let swaps = swaps?;
+    Ok(pauses(12, &swaps?, &load.stop()?, 80.0))
+}
+
+/// Row 15: a column moves to a new table, and is there again for the next time.
+pub fn apart(lab: &mut Lab) -> Result<Outcome> {
+    let template = lab.pgbench_template(10)?;
+    lab.fresh(&template)?;
+    lab.settle()?;
+    let load = Load::start(lab, &["-N", "-M", "prepared"])?;
+    sleep(lab.span(10.0));
+    let count = usize::from(lab.cutovers).div_ceil(2);
+    let split = |_| {
+        let command = ["split", TABLE, "--into", "fillers(aid, filler)", "--drop", "filler"];
+        let done = Migration::begin(lab, &command, &["--no-verify"])?.done()?;
+        done.finish(lab)?;
+        lab.sql(DATABASE)?.run(&format!("DROP TABLE fillers; ALTER TABLE {TABLE} ADD filler char(84) DEFAULT ''"))?;
+        Ok(done)
+    };
+    let swaps = (0..count).map(split).collect::<Result<Vec<Done>>>();
+    Ok(pauses(15, &swaps?, &load.stop()?, 25.0))
+}
+
+/// How long writers waited in several swaps under one load.
+fn pauses(row: u8, swaps: &[Done], log: &Log, mark: f64) -> Outcome {
     let blocked: Vec<f64> = swaps.iter().map(Done::blocked_ms).collect();
     let longest: Vec<f64> = swaps.iter().map(|done| log.longest_ms(done.begun_at, done.ended_at)).collect();
     let facts: Vec<Value> = swaps.iter().map(Done::facts).collect();
-    Ok(Outcome::new(12, json!({ "swaps": facts, "longest_ms": longest }))
-        .at_most("write_blocked, median", median(&blocked), 80.0, "ms")
-        .shown(format!("write_blocked, worst of {count}"), worst(&blocked), "ms")
+    Outcome::new(row, json!({ "swaps": facts, "longest_ms": longest }))
+        .at_most("write_blocked, median", median(&blocked), mark, "ms")
+        .shown(format!("write_blocked, worst of {}", swaps.len()), worst(&blocked), "ms")
         .at_most("failed transactions", log.failed, 0.0, "")
-        .shown("longest transaction of a client during a run", worst(&longest), "ms"))
+        .shown("longest transaction of a client during a run", worst(&longest), "ms")
 }
 
 fn swap(lab: &Lab, number: usize) -> Result<Swap> {

@@ -55,6 +55,7 @@ pub fn title(row: u8) -> &'static str {
         12 => "cut-over under pgbench -N of five tables that hold one key",
         13 => "pgbench -N at half of its full rate beside a run with --jobs 1, 99th percentile of latency by phase",
         14 => "a dry run's estimate against the run, four tables, idle and under load",
+        15 => "cut-over under pgbench -N of a table of which a column moves to a new one",
         _ => "unknown",
     }
 }
