@@ -114,7 +114,12 @@ impl Throttle {
     /// Whether there is rest between pieces of work: then they are small ones, and each is one process, for what a piece takes
     /// from the application it takes all at once.
     pub fn is_gentle(&self) -> bool {
-        self.held.borrow().nice > 0.0
+        self.nice() > 0.0
+    }
+
+    /// Seconds of rest for each second of work.
+    pub fn nice(&self) -> f64 {
+        self.held.borrow().nice
     }
 
     /// The reason of the moment.

@@ -1,4 +1,7 @@
-//! One chunk, one transaction.
+//! One chunk: one transaction, or several with rest between them, of which each takes a piece of the chunk's blocks and moves
+//! the end of its progress row.
+
+use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
 
@@ -9,7 +12,19 @@ use crate::pg::{Conn, Error};
 use crate::plan::guard;
 use crate::plan::parts::MISPLACED;
 
-/// What a chunk did.
+/// A chunk under way, as its progress row has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk {
+    /// Its first block, and one past its last.
+    pub range: BlockRange,
+    /// The first block that no transaction has committed; the first of all where there is no progress row yet.
+    pub next: u32,
+    /// What was committed.
+    pub done: Copied,
+}
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Copied {
     /// Rows of the source that were written.
     pub rows: u64,
@@ -17,47 +32,100 @@ pub struct Copied {
     pub journaled: u64,
 }
 
-/// Copies one range; where a value does not convert and may become NULL, once more with the conversions guarded. `None` where the source's file is another one than was measured; then nothing was written.
-pub async fn copy(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
-    match tried(conn, job, leaf, range, false).await {
-        Err(e) if guard::catches(&e) && job.plan.guard.is_some() => tried(conn, job, leaf, range, true).await,
+/// What became of a piece.
+pub enum Piece {
+    /// It is committed, up to the block of the chunk that is given.
+    Committed(Chunk, Duration),
+    /// The source's file is another one than was measured; nothing was written.
+    OtherFile,
+}
+
+impl Chunk {
+    /// One of which nothing is done.
+    pub fn new(range: BlockRange) -> Self {
+        Chunk { range, next: range.0, done: Copied::default() }
+    }
+
+    /// Whether all of it is.
+    pub fn is_done(&self) -> bool {
+        self.next >= self.range.1
+    }
+
+    /// The same once these blocks up to `end` are copied as well.
+    fn with(self, end: u32, more: Copied) -> Self {
+        let done = Copied { rows: self.done.rows + more.rows, journaled: self.done.journaled + more.journaled };
+        Chunk { next: end, done, ..self }
+    }
+
+    /// What notes that: the row is written with the first piece.
+    fn note(&self, before: &Chunk, job: &Job, leaf: &Leaf) -> String {
+        let Copied { rows, journaled } = self.done;
+        let (id, oid, first, end) = (job.id, leaf.source.oid, self.range.0, self.next);
+        match before.next == first {
+            true => format!(
+                "INSERT INTO pgrecast.chunk (migration, relation, first_block, end_block, rows, journaled) \
+                 VALUES ({id}, {oid}, {first}, {end}, {rows}, {journaled})"
+            ),
+            false => format!(
+                "UPDATE pgrecast.chunk SET end_block = {end}, rows = {rows}, journaled = {journaled} \
+                 WHERE migration = {id} AND relation = {oid} AND first_block = {first}"
+            ),
+        }
+    }
+}
+
+/// Copies the blocks of a chunk up to `end`; where a value does not convert and may become NULL, once more with the
+/// conversions guarded.
+pub async fn copy(conn: &Conn, job: &Job, leaf: &Leaf, chunk: &Chunk, end: u32) -> Result<Piece, Error> {
+    match tried(conn, job, leaf, chunk, end, false).await {
+        Err(e) if guard::catches(&e) && job.plan.guard.is_some() => tried(conn, job, leaf, chunk, end, true).await,
         done => done,
     }
 }
 
-async fn tried(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange, guarded: bool) -> Result<Option<Copied>, Error> {
-    let done = attempt(conn, job, leaf, range, guarded).await;
-    if !matches!(done, Ok(Some(_))) && !conn.is_closed() {
+async fn tried(conn: &Conn, job: &Job, leaf: &Leaf, chunk: &Chunk, end: u32, guarded: bool) -> Result<Piece, Error> {
+    let done = attempt(conn, job, leaf, chunk, end, guarded).await;
+    if !matches!(done, Ok(Piece::Committed(..))) && !conn.is_closed() {
         conn.batch("roll back chunk", "ROLLBACK").await?;
     }
     done
 }
 
-async fn attempt(
-    conn: &Conn,
-    job: &Job,
-    leaf: &Leaf,
-    range: BlockRange,
-    guarded: bool,
-) -> Result<Option<Copied>, Error> {
+async fn attempt(conn: &Conn, job: &Job, leaf: &Leaf, chunk: &Chunk, end: u32, guarded: bool) -> Result<Piece, Error> {
+    let range = (chunk.next, end);
     for fill in leaf.statements.fill(range) {
         conn.batch("number values", &fill).await?;
     }
     let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", lock_leaf(&leaf.source.name));
-    conn.batch("begin chunk", &begin).await?;
-    let seen = drift::read(conn, &leaf.source).await?;
+    // One round trip: the server takes them in this order.
+    let (begun, seen, committed) = tokio::join!(
+        biased;
+        conn.batch("begin chunk", &begin),
+        drift::read(conn, &leaf.source),
+        committed(conn, job, leaf, chunk),
+    );
+    begun?;
+    let seen = seen?;
     if seen.columns != leaf.fingerprint.columns {
         return Err(Error::client("check source", drift::DRIFTED));
     }
     if seen.filenode != leaf.fingerprint.filenode {
-        return Ok(None);
+        return Ok(Piece::OtherFile);
     }
-    if let Some(copied) = committed_before(conn, job, leaf, range).await? {
-        conn.batch("end chunk", "ROLLBACK").await?;
-        return Ok(Some(copied));
+    match committed? {
+        None if chunk.next == chunk.range.0 => {}
+        Some(there) if there.next == chunk.next => {}
+        // The same piece was committed by a connection whose answer was lost.
+        Some(there) if there.next > chunk.next => {
+            conn.batch("end chunk", "ROLLBACK").await?;
+            return Ok(Piece::Committed(there, Duration::ZERO));
+        }
+        _ => return Err(Error::client("look for chunk", "its progress row is not as this run left it")),
     }
+    let begun = Instant::now();
     let insert = if guarded { leaf.statements.insert_guarded(range) } else { leaf.statements.insert(range) };
     let mut rows = conn.execute("copy chunk", &insert, &[]).await?;
+    let worked = begun.elapsed();
     if let Some(sql) = leaf.statements.set_aside(range).filter(|_| guarded) {
         conn.execute("set aside chunk", &sql, &[]).await?;
     }
@@ -75,24 +143,28 @@ async fn attempt(
         Some("1") => conn.execute("journal new rows", &leaf.statements.journal(range), &[]).await?,
         _ => 0,
     };
-    let progress = format!(
-        "INSERT INTO pgrecast.chunk (migration, relation, first_block, end_block, rows, journaled) \
-         VALUES ({}, {}, {}, {}, {rows}, {journaled}); COMMIT",
-        job.id, leaf.source.oid, range.0, range.1
-    );
+    let after = chunk.with(end, Copied { rows, journaled });
+    let progress = format!("{}; COMMIT", after.note(chunk, job, leaf));
     conn.batch("commit chunk", &progress).await.map_err(|e| match e.is(&SqlState::UNIQUE_VIOLATION) {
         // The same chunk was committed by a connection whose answer was lost: the next look finds it.
         true => Error { sqlstate: Some(SqlState::T_R_SERIALIZATION_FAILURE), ..e },
         false => e,
     })?;
-    Ok(Some(Copied { rows, journaled }))
+    Ok(Piece::Committed(after, worked))
 }
 
-/// The chunk's progress row, where an earlier attempt's COMMIT went through but its answer was lost.
-async fn committed_before(conn: &Conn, job: &Job, leaf: &Leaf, range: BlockRange) -> Result<Option<Copied>, Error> {
-    let sql = "SELECT rows, journaled FROM pgrecast.chunk WHERE migration = $1 AND relation = $2 AND first_block = $3";
-    let row = conn.rows("look for chunk", sql, &[&job.id, &leaf.source.oid, &i64::from(range.0)]).await?;
-    Ok(row
-        .first()
-        .map(|r| Copied { rows: r.get::<_, i64>(0).unsigned_abs(), journaled: r.get::<_, i64>(1).unsigned_abs() }))
+/// The chunk by its progress row; none where no piece of it was committed.
+async fn committed(conn: &Conn, job: &Job, leaf: &Leaf, chunk: &Chunk) -> Result<Option<Chunk>, Error> {
+    let sql = format!(
+        "SELECT end_block, rows, journaled FROM pgrecast.chunk WHERE migration = {} AND relation = {} AND first_block = {}",
+        job.id, leaf.source.oid, chunk.range.0
+    );
+    let rows = conn.simple("look for chunk", &sql).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let number = |i: usize| row.get(i).and_then(Option::as_ref).and_then(|text| text.parse::<u64>().ok());
+    let read = || {
+        let next = u32::try_from(number(0)?).ok()?;
+        Some(Chunk { next, done: Copied { rows: number(1)?, journaled: number(2)? }, ..*chunk })
+    };
+    read().map(Some).ok_or_else(|| Error::client("look for chunk", "its progress row is not of numbers"))
 }

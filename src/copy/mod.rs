@@ -1,7 +1,8 @@
 //! Copies the source in physical order, several block ranges at a time (rules 1 and 3).
 //!
 //! A chunk is one REPEATABLE READ transaction: old rows of its range go to the shadow, the keys of possibly new ones to
-//! the journal, and its progress row is written, all or nothing.
+//! the journal, and its progress row is written, all or nothing. Where there is rest between pieces of work, each piece of it
+//! is one.
 
 mod blame;
 mod chunk;
@@ -11,9 +12,10 @@ mod statements;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ranges::Ranges;
+use chunk::{Chunk, Piece};
+use ranges::{Pieces, Ranges};
 use statements::lock_leaf;
 pub use statements::{SEEN_NEW, Statements, lock_source};
 
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::drift::{self, Fingerprint};
 use crate::error::Failure;
-use crate::pg::{Connector, Role};
+use crate::pg::{Conn, Connector, Role};
 use crate::plan::parts::{Part, misplaced};
 use crate::plan::shape::Shape;
 use crate::plan::types::{Names, Plan};
@@ -192,9 +194,7 @@ enum Rest {
 }
 
 async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
-    let mut retry = Retry::new();
-    let mut conn = None;
-    let mut worked = None;
+    let mut copier = Copier { pieces: Pieces::default(), conn: None, retry: Retry::new(), worked: None };
     loop {
         let jobs = *job.jobs.borrow();
         if nth >= jobs {
@@ -204,58 +204,91 @@ async fn worker(job: Arc<Job>, left: Arc<Left>, nth: u8) -> Result<Rest, Stop> {
             return Ok(Rest::Done);
         };
         let leaf = &job.leaves[n];
-        if let Some(worked) = worked.take() {
+        let mut chunk = Chunk::new(range);
+        while !chunk.is_done() && !job.progress.is_over(leaf.source.oid) {
+            let begun = chunk;
+            let end = copier.pieces.end((chunk.next, range.1), job.throttle.is_gentle());
+            let Some((after, took)) = copier.piece(&job, leaf, chunk, end).await? else { break };
+            chunk = after;
+            let progress = &job.progress;
+            progress.rows.fetch_add(chunk.done.rows - begun.done.rows, Ordering::Relaxed);
+            progress.journaled.fetch_add(chunk.done.journaled - begun.done.journaled, Ordering::Relaxed);
+            progress.blocks.fetch_add(u64::from(chunk.next - begun.next), Ordering::Relaxed);
+            if begun.next == range.0
+                && chunk.is_done()
+                && let Some(ranges) = left.lock().unwrap_or_else(PoisonError::into_inner).get_mut(n)
+            {
+                ranges.learn(range.1 - range.0, took);
+            }
+        }
+        if chunk.is_done() {
+            job.progress.chunks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a worker keeps from one piece to the next.
+struct Copier {
+    pieces: Pieces,
+    conn: Option<Conn>,
+    retry: Retry,
+    /// How long the last piece took, until it was rested for.
+    worked: Option<Duration>,
+}
+
+impl Copier {
+    /// Copies a piece of a chunk, up to `end`: the chunk as it is then, and how long it took. `None` where a TRUNCATE has ended
+    /// the copy of this leaf.
+    async fn piece(
+        &mut self,
+        job: &Job,
+        leaf: &Leaf,
+        chunk: Chunk,
+        end: u32,
+    ) -> Result<Option<(Chunk, Duration)>, Stop> {
+        if let Some(worked) = self.worked.take() {
             job.throttle.rest(worked).await;
         }
         loop {
             if job.progress.is_over(leaf.source.oid) {
-                break;
+                return Ok(None);
             }
             job.throttle.pass().await;
-            let open = match conn.take() {
+            let open = match self.conn.take() {
                 Some(open) => open,
                 None => match job.connector.open(Role::Copier).await {
                     Ok(open) => open,
                     Err(e) => {
-                        retry.after(e).await?;
+                        self.retry.after(e).await?;
                         continue;
                     }
                 },
             };
             let begun = Instant::now();
-            match chunk::copy(&open, &job, leaf, range).await {
-                Ok(Some(copied)) => {
-                    retry.reset();
-                    let blocks = range.1 - range.0;
-                    job.progress.rows.fetch_add(copied.rows, Ordering::Relaxed);
-                    job.progress.journaled.fetch_add(copied.journaled, Ordering::Relaxed);
-                    job.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
-                    job.progress.chunks.fetch_add(1, Ordering::Relaxed);
-                    if let Some(ranges) = left.lock().unwrap_or_else(PoisonError::into_inner).get_mut(n) {
-                        ranges.learn(blocks, begun.elapsed());
-                    }
-                    conn = Some(open);
-                    worked = Some(begun.elapsed());
-                    break;
+            match chunk::copy(&open, job, leaf, &chunk, end).await {
+                Ok(Piece::Committed(after, read)) => {
+                    self.retry.reset();
+                    self.conn = Some(open);
+                    self.worked = Some(begun.elapsed());
+                    self.pieces.learn(end - chunk.next, read);
+                    return Ok(Some((after, begun.elapsed())));
                 }
-                Ok(None) => return Err(Stop::OtherFile(leaf.source.oid)),
+                Ok(Piece::OtherFile) => return Err(Stop::OtherFile(leaf.source.oid)),
                 Err(e) if e.message == drift::DRIFTED => return Err(Stop::Failed(drift::changed(&job.plan.source))),
                 Err(e) if let Some(failure) = misplaced(&e) => return Err(Stop::Failed(failure)),
-                Err(e) if e.is_data() => {
-                    match blame::find(&open, &job, leaf, range, &e).await? {
-                        Some(failure) => return Err(Stop::Failed(failure)),
-                        // The row was changed meanwhile: once more.
-                        None => {
-                            retry.after_any(e).await?;
-                            conn = Some(open);
-                        }
+                Err(e) if e.is_data() => match blame::find(&open, job, leaf, (chunk.next, end), &e).await? {
+                    Some(failure) => return Err(Stop::Failed(failure)),
+                    // The row was changed meanwhile: once more.
+                    None => {
+                        self.retry.after_any(e).await?;
+                        self.conn = Some(open);
                     }
-                }
+                },
                 Err(e) => {
                     if !e.connection_lost {
-                        conn = Some(open);
+                        self.conn = Some(open);
                     }
-                    retry.after(e).await?;
+                    self.retry.after(e).await?;
                 }
             }
         }

@@ -15,6 +15,46 @@ const FIRST_BLOCKS: u32 = 512;
 /// How long a chunk should take. Its snapshot holds vacuum back that long, and a kill loses as much work.
 const CHUNK_TIME: Duration = Duration::from_millis(700);
 
+/// How long a piece should take where there is rest between them: about as long as the server's system lets a process run
+/// before another one has its turn, since whoever waits for that waits no longer (`base_slice_ns`, EEVDF scheduler of Linux).
+const PIECE_TIME: Duration = Duration::from_millis(4);
+
+/// The least, the first and the most blocks of such a piece.
+const PIECE_BLOCKS: (u32, u32, u32) = (8, 32, CHUNK_BLOCKS.0);
+
+/// How ranges are cut where there is rest between pieces of work.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces {
+    blocks: u32,
+}
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Pieces { blocks: PIECE_BLOCKS.1 }
+    }
+}
+
+impl Pieces {
+    /// The end of the next piece of a range: its own where there is no rest.
+    pub fn end(&self, (first, end): BlockRange, gently: bool) -> u32 {
+        if gently { end.min(first.saturating_add(self.blocks)) } else { end }
+    }
+
+    /// Learns from a piece that took `time` for `blocks`.
+    pub fn learn(&mut self, blocks: u32, time: Duration) {
+        let bounds = (PIECE_BLOCKS.0, PIECE_BLOCKS.2);
+        self.blocks = towards(PIECE_TIME, self.blocks, bounds, blocks, time);
+    }
+}
+
+/// What should take that long, if so many blocks took `time`. At most doubled or halved: one slow one says little about the
+/// next.
+fn towards(ideal: Duration, now: u32, (least, most): (u32, u32), blocks: u32, time: Duration) -> u32 {
+    let ideal = f64::from(blocks) * ideal.as_secs_f64() / time.as_secs_f64().max(0.000_1);
+    let bounded = ideal.clamp(f64::from(now) / 2.0, f64::from(now) * 2.0);
+    (bounded as u32).clamp(least, most)
+}
+
 /// Hands out the blocks that no committed chunk covers, each once.
 #[derive(Debug, Clone)]
 pub struct Ranges {
@@ -64,11 +104,7 @@ impl Ranges {
 
     /// Learns from a chunk that took `time` for `blocks`.
     pub fn learn(&mut self, blocks: u32, time: Duration) {
-        let seconds = time.as_secs_f64().max(0.001);
-        let ideal = f64::from(blocks) * CHUNK_TIME.as_secs_f64() / seconds;
-        // At most doubled or halved: one slow chunk says little about the next.
-        let bounded = ideal.clamp(f64::from(self.chunk) / 2.0, f64::from(self.chunk) * 2.0);
-        self.chunk = (bounded as u32).clamp(CHUNK_BLOCKS.0, CHUNK_BLOCKS.1);
+        self.chunk = towards(CHUNK_TIME, self.chunk, CHUNK_BLOCKS, blocks, time);
     }
 
     /// Blocks not handed out yet.
@@ -109,6 +145,32 @@ mod tests {
             }
             prop_assert!(next >= total);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_is_cut_into_pieces_without_a_gap(first in 0u32..1_000, blocks in 1u32..1_500, times in prop::collection::vec(1u64..50_000, 1..40)) {
+            let (end, mut next, mut pieces) = (first + blocks, first, Pieces::default());
+            for time in times.iter().cycle() {
+                let piece = pieces.end((next, end), true);
+                prop_assert!(next < piece && piece <= end && piece - next <= PIECE_BLOCKS.2);
+                pieces.learn(piece - next, Duration::from_micros(*time));
+                next = piece;
+                if next == end { break; }
+            }
+            prop_assert_eq!(pieces.end((first, end), false), end);
+        }
+    }
+
+    #[test]
+    fn pieces_come_to_their_time() {
+        let mut pieces = Pieces::default();
+        for _ in 0..10 {
+            // 50 µs a block.
+            let blocks = pieces.end((0, 1_000), true);
+            pieces.learn(blocks, Duration::from_micros(50) * blocks);
+        }
+        assert_eq!(pieces.end((0, 1_000), true), 80);
     }
 
     #[test]

@@ -18,6 +18,12 @@ pub const FLUSH_LOGGED: Figure = Figure::new(1.0, 1.5, 3.0);
 /// The same for the comparison, which a run reads from a table of full size.
 pub const DIGEST_WHOLE: Figure = Figure::new(0.7, 1.0, 1.8);
 
+/// What the smaller pieces of work cost that there are with `--nice`, beside the rest between them: in the copy, and in the
+/// comparison, which asks for each key of a small piece instead of for sums of many.
+pub const COPY_GENTLY: Figure = Figure::new(0.9, 1.0, 2.0);
+/// See [`COPY_GENTLY`].
+pub const DIGEST_GENTLY: Figure = Figure::new(1.5, 2.2, 4.5);
+
 /// What a second worker adds, and each further one: two INSERT … SELECT gained 1.2 to 1.4 × on two virtual cores.
 pub const WORKER_ADDS: Figure = Figure::new(0.7, 0.35, 0.0);
 

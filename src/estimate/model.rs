@@ -193,8 +193,10 @@ fn outcome(inputs: &Inputs<'_>, case: Case) -> Outcome {
     let server_wal = facts.wal_bytes_per_second * vary;
     let replay = known::REPLAYED_PER_SECOND.in_case(case);
     let copy_wal = rows * rates.wal_row.in_case(case);
+    // How many times as long work takes with what rest there is.
+    let gently = |pieces: Figure| if inputs.nice > 0.0 { (1.0 + inputs.nice) * pieces.in_case(case) } else { 1.0 };
     let copy = {
-        let alone = rows * rates.copy_row.in_case(case) * (1.0 + inputs.nice) / together(jobs, case);
+        let alone = rows * rates.copy_row.in_case(case) * gently(known::COPY_GENTLY) / together(jobs, case);
         // A standby that falls behind further than allowed makes the copy wait for it.
         let spare = (replay - server_wal).max(replay / 100.0);
         let held = if facts.standbys.is_empty() { 0.0 } else { (copy_wal - inputs.max_lag * replay).max(0.0) / spare };
@@ -215,12 +217,17 @@ fn outcome(inputs: &Inputs<'_>, case: Case) -> Outcome {
         |factor: f64| different(scaled(factor), hot, known::IN_STEP) / known::IN_STEP / flushed_per_second;
     let follows = |factor: f64| in_step_rate(factor) < 1.0 && facts.writes.all() * factor < decoded;
     let catch_up = match follows(vary) {
-        true => known::CATCH_UP.in_case(case) + backlog / flushed_per_second / (1.0 - in_step_rate(vary)),
+        true => {
+            // Flushes rest as well, but keys go twice as fast as they come where that can be.
+            let come = in_step_rate(vary);
+            let go = (1.0 / (1.0 + inputs.nice)).max((2.0 * come).min(1.0));
+            known::CATCH_UP.in_case(case) + backlog / flushed_per_second / (go - come)
+        }
         false => f64::INFINITY,
     };
     let verify = match inputs.verify {
         true => {
-            rows * rates.digest_row.in_case(case) * (1.0 + inputs.nice) / together(jobs, case)
+            rows * rates.digest_row.in_case(case) * gently(known::DIGEST_GENTLY) / together(jobs, case)
                 + known::TURN.in_case(case)
         }
         false => 0.0,

@@ -9,6 +9,7 @@ mod flushers;
 mod generations;
 mod journal;
 mod ledger;
+mod pace;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+
+use pace::Pace;
 
 use super::drainer::Drainer;
 use super::writer::{self, Writer};
@@ -30,12 +33,8 @@ use crate::stream::{BARRIER_PREFIX, Event, Key};
 
 /// Lots of the reader that may wait here.
 pub(super) const HANDED_OVER: usize = 8;
-/// Keys of one flush.
-const BATCH_KEYS: usize = 1_000;
 /// How long changed keys gather before a flush, so that a hot row is written once.
 const LINGER: Duration = Duration::from_millis(40);
-/// Keys ready in one partition that are flushed without lingering.
-const EAGER_KEYS: usize = 400;
 /// Keys journaled in one write.
 const JOURNAL_KEYS: usize = 8_192;
 /// How long received keys may wait for the next write to the journal.
@@ -43,7 +42,7 @@ const JOURNAL_AFTER: Duration = Duration::from_millis(200);
 /// Received keys beyond which the stream waits for the journal.
 const MOST_PENDING: usize = 4 * JOURNAL_KEYS;
 /// Keys of a generation that are read ahead of the flushers.
-const READ_AHEAD: usize = 4 * BATCH_KEYS;
+const READ_AHEAD: usize = 4_000;
 /// Keys of the youngest generation below which they are taken to memory and following turns live.
 const LIVE_KEYS: u64 = 10_000;
 /// Memory of the backlog beyond which keys go back to the journal table.
@@ -97,11 +96,21 @@ struct Writing {
 struct Flusher {
     batches: mpsc::Sender<Batch>,
     busy: bool,
+    /// When its last batch was handed over.
+    begun: Instant,
+    /// Until when it rests.
+    rests: Option<Instant>,
 }
 
 impl Flusher {
+    /// Whether it may take a batch; in a hurry nobody rests.
+    fn is_free(&self, hurry: bool) -> bool {
+        !self.busy && (hurry || self.rests.is_none_or(|until| until <= Instant::now()))
+    }
+
     fn take(&mut self, batch: Batch) -> Result<(), Error> {
         self.busy = true;
+        self.begun = Instant::now();
         self.batches.try_send(batch).map_err(|_| Error::client("flush", "a flusher died"))
     }
 }
@@ -130,6 +139,7 @@ pub(super) struct Applier {
     backlog: Backlog,
     gathering_since: Option<Instant>,
     flushers: Vec<Flusher>,
+    pace: Pace,
     outcomes: mpsc::Receiver<Outcome>,
     events: mpsc::Receiver<Result<Vec<Event>, Failure>>,
     /// The task that reads, as long as anybody takes what it reads.
@@ -189,7 +199,7 @@ impl Applier {
                 let (batches, taken) = mpsc::channel(1);
                 let (connector, plan, names) = (job.connector.clone(), job.plan.clone(), job.names.clone());
                 tokio::spawn(flush::worker(connector, plan, names, job.columns.clone(), taken, done.clone()));
-                Flusher { batches, busy: false }
+                Flusher { batches, busy: false, begun: Instant::now(), rests: None }
             })
             .collect::<Vec<_>>();
         let backlog = Backlog::new(flushers.len()).together(&job.plan.key.together);
@@ -213,6 +223,7 @@ impl Applier {
             backlog,
             gathering_since: None,
             flushers,
+            pace: Pace::new(Instant::now()),
             outcomes,
             events: taking.events,
             _reader: taking.reader,
@@ -291,7 +302,7 @@ impl Applier {
 
     /// How long the loop may sleep before gathered keys must move on.
     fn linger(&self) -> Duration {
-        match &self.mode {
+        let due = match &self.mode {
             Mode::Live if self.stuck => TICK,
             Mode::Journal | Mode::Drain(_) if self.pending.is_empty() || self.writing.is_some() => TICK,
             Mode::Journal | Mode::Drain(_) => JOURNAL_AFTER.saturating_sub(self.pending_since.elapsed()),
@@ -299,7 +310,12 @@ impl Applier {
                 Some(since) => LINGER.saturating_sub(since.elapsed()).max(Duration::from_millis(1)),
                 None => TICK,
             },
-        }
+        };
+        let rested = self.flushers.iter().filter_map(|flusher| flusher.rests);
+        rested
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .filter(|left| !left.is_zero())
+            .fold(due, Duration::min)
     }
 
     fn show(&self) {
@@ -404,6 +420,7 @@ impl Applier {
 
     async fn tick(&mut self) -> Result<(), Failure> {
         self.let_go_of_held_keys().await?;
+        self.pace.read(Instant::now());
         self.backlog.wake();
         if !self.backlog.is_empty() {
             self.gathering_since.get_or_insert_with(Instant::now);

@@ -77,8 +77,8 @@ impl Backlog {
         (hasher.finish() % self.partitions.len() as u64) as usize
     }
 
-    /// A change arrived: its transaction counts from now on, and the earlier hold.
-    pub fn add(&mut self, key: Key, xid: u64, hold: Lsn) {
+    /// A change arrived: its transaction counts from now on, and the earlier hold. Whether the key did not wait already.
+    pub fn add(&mut self, key: Key, xid: u64, hold: Lsn) -> bool {
         let pending = Pending { xid, hold, since: self.next, conflicts: 0 };
         self.next += 1;
         let index = self.partition_of(&key);
@@ -89,11 +89,13 @@ impl Backlog {
                     known.xid = xid;
                 }
                 known.merge(&pending);
+                false
             }
             None => {
                 self.bytes += 2 * key.heap_bytes() + OVERHEAD_BYTES;
                 partition.order.push_back(key.clone());
                 partition.waiting.insert(key, pending);
+                true
             }
         }
     }

@@ -15,7 +15,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Site;
 use super::statements::{Blocks, Part, Side, Statements};
-use crate::copy::ranges::{BlockRange, Ranges};
+use crate::copy::ranges::{BlockRange, Pieces, Ranges};
 use crate::drift;
 use crate::error::Failure;
 use crate::pg::{Conn, Error, Literal, QualifiedName, Role};
@@ -136,55 +136,91 @@ fn learn(queue: &Queue, part: Part, blocks: u32, time: Duration) {
 }
 
 async fn worker<P: Pass>(site: &Site, queue: &Queue, sides: usize, pass: &P) -> Result<(), Failure> {
-    let mut retry = Retry::new();
-    let mut conn = None;
-    while let Some((range, part)) = next(queue, sides, site.job.jobs, site.job.throttle.is_gentle()) {
+    let mut reader = Reader { pieces: Pieces::default(), conn: None, retry: Retry::new() };
+    let gently = || site.job.throttle.is_gentle();
+    while let Some((range, part)) = next(queue, sides, site.job.jobs, gently()) {
+        let mut first = range.0;
+        while first < range.1 {
+            let end = reader.pieces.end((first, range.1), gently());
+            let last = end == range.1;
+            let blocks = Blocks { first, end: if last { part.blocks.end } else { Some(end) } };
+            let took = reader.piece(site, pass, Part { blocks, ..part }, end - first).await?;
+            if first == range.0 && last {
+                learn(queue, part, end - first, took);
+            }
+            site.progress.blocks.fetch_add(u64::from(end - first), Ordering::Relaxed);
+            first = end;
+            site.job.throttle.rest(took).await;
+            pass.merged().await?;
+        }
+    }
+    Ok(())
+}
+
+/// What a worker keeps from one piece to the next.
+struct Reader {
+    pieces: Pieces,
+    conn: Option<Conn>,
+    retry: Retry,
+}
+
+impl Reader {
+    /// Reads one piece and hands it on; how long the reading took.
+    async fn piece<P: Pass>(&mut self, site: &Site, pass: &P, part: Part, blocks: u32) -> Result<Duration, Failure> {
         loop {
             site.job.throttle.pass().await;
-            let open = match conn.take() {
+            let open = match self.conn.take() {
                 Some(open) => open,
                 None => match site.job.connector.open(Role::Verifier).await {
                     Ok(open) => open,
                     Err(e) => {
-                        retry.after(e).await?;
+                        self.retry.after(e).await?;
                         continue;
                     }
                 },
             };
             let begun = Instant::now();
             match read(site, &open, pass, part).await {
-                Ok(items) => {
-                    retry.reset();
-                    pass.merge(part, items?);
-                    let blocks = range.1 - range.0;
-                    site.progress.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
-                    learn(queue, part, blocks, begun.elapsed());
-                    conn = Some(open);
-                    site.job.throttle.rest(begun.elapsed()).await;
-                    pass.merged().await?;
-                    break;
+                Ok(read) => {
+                    self.retry.reset();
+                    let (items, read) = read?;
+                    self.pieces.learn(blocks, read);
+                    pass.merge(part, items);
+                    self.conn = Some(open);
+                    return Ok(begun.elapsed());
                 }
                 Err(e) => {
                     if !open.is_closed() {
-                        conn = Some(open);
+                        self.conn = Some(open);
                     }
-                    retry.after(e).await?;
+                    self.retry.after(e).await?;
                 }
             }
         }
     }
-    Ok(())
 }
 
 /// Reads a range; where a value does not convert that may become NULL, once more with the conversions guarded.
-async fn read<P: Pass>(site: &Site, conn: &Conn, pass: &P, part: Part) -> Result<Result<Vec<P::Item>, Failure>, Error> {
+async fn read<P: Pass>(
+    site: &Site,
+    conn: &Conn,
+    pass: &P,
+    part: Part,
+) -> Result<Result<(Vec<P::Item>, Duration), Failure>, Error> {
     match (site.within(conn, chunk(conn, pass, &site.statements, part)).await, &site.guarded) {
         (Err(e), Some(guarded)) if guard::catches(&e) => site.within(conn, chunk(conn, pass, guarded, part)).await,
         (read, _) => read,
     }
 }
 
-async fn chunk<P: Pass>(conn: &Conn, pass: &P, statements: &Statements, part: Part) -> Result<Vec<P::Item>, Error> {
+/// The rows of the answer, and how long it took.
+async fn chunk<P: Pass>(
+    conn: &Conn,
+    pass: &P,
+    statements: &Statements,
+    part: Part,
+) -> Result<(Vec<P::Item>, Duration), Error> {
+    let begun = Instant::now();
     let lost = |e: tokio_postgres::Error| Error::from_client(P::NAME, &e);
     let sql = pass.sql(statements, part);
     tracing::trace!(statement = P::NAME, sql, "query");
@@ -193,7 +229,7 @@ async fn chunk<P: Pass>(conn: &Conn, pass: &P, statements: &Statements, part: Pa
     while let Some(row) = rows.try_next().await.map_err(lost)? {
         items.push(pass.read(part.side, &row).map_err(|e| Error::client(P::NAME, e.to_string()))?);
     }
-    Ok(items)
+    Ok((items, begun.elapsed()))
 }
 
 impl Site {

@@ -111,7 +111,7 @@ fn measure(args: &Args) -> Result<bool> {
 
 fn of_row(lab: &mut Lab, row: u8) -> Result<Outcome> {
     // An idle table is measured without it; the rows with clients have it as a server has it by default, and row 7 says when.
-    lab.autovacuum(if (5..=10).contains(&row) || [12, 13, 15].contains(&row) { Some("1min") } else { None })?;
+    lab.autovacuum(if (5..=10).contains(&row) || [12, 15].contains(&row) { Some("1min") } else { None })?;
     match row {
         1 => idle::narrow(lab),
         2 => idle::wide(lab),

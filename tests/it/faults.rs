@@ -44,6 +44,9 @@ const RUN: &[&str] = &[
     "validate foreign key",
 ];
 
+/// Of a run with rest between pieces of work: inside a chunk, whose pieces are a transaction each.
+const GENTLY: &[&str] = &["commit chunk #2", "after look for chunk #3", "after copy chunk #3", "commit flush #2"];
+
 /// Of a run that takes the table apart: where it writes to the new table as well.
 const SPLIT: &[&str] = &[
     "after create shadow",
@@ -137,6 +140,7 @@ fn each(command: Command, points: &[String], must: Must) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     Alter,
+    AlterGently,
     Split,
     AlterWithWindow,
     Widen,
@@ -187,7 +191,8 @@ impl Case {
 
     fn run(self, command: Command, must: Must) -> Died {
         match command {
-            Command::Alter => self.alter(must),
+            Command::Alter => self.alter(&[], must),
+            Command::AlterGently => self.alter(&["--jobs", "1", "--nice", "1"], must),
             Command::Split => self.split(must),
             Command::AlterWithWindow => self.alter_with_window(must),
             Command::Widen => self.widen(must),
@@ -197,12 +202,13 @@ impl Case {
         }
     }
 
-    fn alter(self, must: Must) -> Died {
-        let died = self.dies(&["alter", "t", WIDEN], must);
+    fn alter(self, options: &[&str], must: Must) -> Died {
+        let args = [&["alter", "t", WIDEN], options].concat();
+        let died = self.dies(&args, must);
         // One that died before it was registered begins anew.
         match self.is_registered() {
             true => self.go_on(&["resume", &self.id()]),
-            false => self.go_on(&["alter", "t", WIDEN]),
+            false => self.go_on(&args),
         };
         self.go_on(&["finish", &self.id()]);
         assert_widened(&self.db);
@@ -387,6 +393,11 @@ fn a_run_dies_at_every_step_and_goes_on() {
 }
 
 #[test]
+fn a_run_dies_inside_a_chunk_and_goes_on() {
+    each(Command::AlterGently, &both(GENTLY), Must::Die);
+}
+
+#[test]
 fn a_split_dies_at_every_step_and_goes_on() {
     each(Command::Split, &both(SPLIT), Must::Die);
 }
@@ -421,8 +432,8 @@ fn finish_and_abort_die_at_every_step_and_are_said_again() {
 fn every_point_that_is_reached() {
     let place = tempfile::tempdir().expect("a directory");
     let asked = std::env::var("PGRECAST_FAULTS").unwrap_or_default();
-    let commands = [Command::AlterWithWindow, Command::Widen, Command::Rollback, Command::Finish, Command::Abort];
-    for command in commands {
+    let with_pieces = [Command::AlterGently, Command::AlterWithWindow, Command::Widen];
+    for command in with_pieces.into_iter().chain([Command::Rollback, Command::Finish, Command::Abort]) {
         let log = place.path().join(format!("{command:?}"));
         let asked: Vec<String> = asked.lines().map(str::to_owned).collect();
         let points = if asked.is_empty() { reached(command, &log) } else { asked };

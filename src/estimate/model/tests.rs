@@ -82,6 +82,19 @@ fn more_is_slower_and_less_is_faster() {
     assert_eq!(derived(&facts(), &rates(), |i| i.verify = false).seconds.verify, Figure::exactly(0.0));
 }
 
+#[test]
+fn rest_between_pieces_makes_all_but_the_indexes_longer() {
+    let seconds = |nice: f64| derived(&written(1_000.0, 1_000.0), &rates(), |i| i.nice = nice).seconds;
+    let (usual, rested) = (seconds(0.0), seconds(4.0));
+    assert!(rested.copy.mid > usual.copy.mid * 4.0 && rested.verify.mid > usual.verify.mid * 8.0);
+    assert_eq!(rested.index, usual.index);
+    assert!(rested.catch_up.mid > usual.catch_up.mid * 2.0);
+    // However long the rest, what comes is kept up with: as much again is flushed meanwhile.
+    let endless = seconds(100.0);
+    let meanwhile = endless.copy.mid + endless.index.mid;
+    assert!(endless.catch_up.mid < meanwhile * 1.2, "{endless:?}");
+}
+
 fn written(inserts: f64, updates: f64) -> Facts {
     Facts { writes: Writes { inserts, updates, deletes: 0.0 }, ..facts() }
 }

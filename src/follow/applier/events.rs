@@ -47,11 +47,15 @@ impl Applier {
                 if self.pending.is_empty() {
                     self.pending_since = Instant::now();
                 }
-                self.pending.insert(key, xid);
+                if self.pending.insert(key, xid).is_none() {
+                    self.pace.count();
+                }
             }
             Mode::Live => {
                 self.gathering_since.get_or_insert_with(Instant::now);
-                self.backlog.add(key, xid, self.last_end);
+                if self.backlog.add(key, xid, self.last_end) {
+                    self.pace.count();
+                }
             }
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Applier, BATCH_KEYS, CONFLICTS, EAGER_KEYS, LINGER, Mode};
+use super::pace::Lot;
+use super::{Applier, CONFLICTS, LINGER, Mode};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
 use crate::follow::Unfit;
@@ -18,14 +19,15 @@ impl Applier {
             return Ok(());
         }
         let due = self.urgent || self.gathering_since.is_some_and(|s| s.elapsed() >= LINGER);
+        let lot = self.lot();
         let mut left = false;
         for partition in 0..self.flushers.len() {
             let ready = self.backlog.ready(partition);
-            if self.flushers[partition].busy || ready == 0 || !(due || ready >= EAGER_KEYS) {
+            if !self.flushers[partition].is_free(self.urgent) || ready == 0 || !(due || ready >= lot.eager) {
                 left |= ready > 0;
                 continue;
             }
-            let taken = self.backlog.take(partition, BATCH_KEYS);
+            let taken = self.backlog.take(partition, lot.most);
             left |= self.backlog.ready(partition) > 0;
             let (keys, xids) = taken.into_iter().map(|(k, p)| (k, p.xid)).unzip();
             self.flushers[partition].take(Batch { partition, keys, xids })?;
@@ -36,9 +38,23 @@ impl Applier {
         Ok(())
     }
 
+    /// How much is flushed at a time.
+    pub(super) fn lot(&self) -> Lot {
+        Lot::of(self.job.throttle.is_gentle() && !self.urgent)
+    }
+
+    /// A flusher is done with so many keys.
+    fn rest(&mut self, partition: usize, keys: usize) {
+        let flushers = self.flushers.len();
+        let flusher = &mut self.flushers[partition];
+        flusher.busy = false;
+        let rest = self.pace.rest(self.job.throttle.nice(), flusher.begun.elapsed(), keys, flushers);
+        flusher.rests = (!rest.is_zero()).then(|| Instant::now() + rest);
+    }
+
     /// A batch came back.
     pub(super) async fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
-        self.flushers[outcome.partition].busy = false;
+        self.rest(outcome.partition, outcome.keys.len());
         let settled = outcome.result?;
         let positions = &settled.conflicts.positions;
         let unfit: Vec<usize> = settled.unfit.iter().map(|(i, _)| *i).collect();

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::{Applier, BATCH_KEYS, Draining, LIVE_KEYS, Mode, Reading};
+use super::{Applier, Draining, LIVE_KEYS, Mode, Reading};
 use crate::error::Failure;
 use crate::flush::Batch;
 use crate::follow::drainer::Drained;
@@ -93,13 +93,14 @@ impl Applier {
         if self.job.throttle.reason().is_some() {
             return Ok(());
         }
+        let (lot, hurry) = (self.lot(), self.urgent);
         let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
         if d.reading == Reading::Unopened && d.batches.is_empty() {
             self.drainer.open(d.generation)?;
             d.reading = Reading::Open;
         }
-        for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| !f.busy) {
-            let some = d.read.len().min(BATCH_KEYS);
+        for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| f.is_free(hurry)) {
+            let some = d.read.len().min(lot.most);
             if some == 0 {
                 break;
             }

@@ -277,7 +277,9 @@ impl Follower {
         }
         match self.mode {
             Mode::Journal | Mode::Drain(_) => drop(self.pending.insert(key, xid)),
-            Mode::Live => self.backlog.add(key, xid, self.last_end),
+            Mode::Live => {
+                self.backlog.add(key, xid, self.last_end);
+            }
         }
     }
 

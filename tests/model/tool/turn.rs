@@ -156,7 +156,9 @@ impl Follower {
         {
             left.for_each(|(key, xid)| self.keep_pending(key, xid));
         } else if self.broken == Broken::TwoFlushersOnOneKey {
-            left.for_each(|(key, xid)| self.backlog.add(key, xid, self.last_end));
+            for (key, xid) in left {
+                self.backlog.add(key, xid, self.last_end);
+            }
         } else {
             self.backlog.settle(which, &unseen, &[]);
         }
