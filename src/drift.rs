@@ -81,9 +81,9 @@ async fn fingerprint(conn: &Conn, sql: &str) -> Result<Fingerprint, Error> {
 /// [`changed`], with what differs.
 pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
     let source = &plan.source;
-    check_one(conn, source, source).await?;
+    check_alone(conn, source).await?;
     for beside in plan.besides() {
-        check_one(conn, &beside.shape, &beside.shape).await?;
+        check_alone(conn, &beside.shape).await?;
     }
     if !source.is_partitioned() {
         return Ok(());
@@ -97,21 +97,26 @@ pub async fn check(conn: &Conn, plan: &Plan) -> Result<(), Failure> {
     if places.len() != plan.partitions.len() || !places.iter().all(planned) {
         return Err(changed(source).detail("Changed: its partitions."));
     }
-    for partition in &plan.partitions {
-        check_one(conn, source, &partition.branch.shape).await?;
-    }
-    Ok(())
+    let partitions: Vec<&Shape> = plan.partitions.iter().map(|partition| &partition.branch.shape).collect();
+    let oids: Vec<u32> = partitions.iter().map(|shape| shape.oid).collect();
+    let now = tree::partitions(conn, &oids).await.map_err(|f| unread(f, source))?;
+    partitions.iter().zip(&now).try_for_each(|(planned, now)| compare(source, planned, now))
 }
 
-async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), Failure> {
-    let read = match planned.oid == source.oid {
-        true => tree::alone(conn, planned.oid).await,
-        false => tree::partition(conn, planned.oid).await,
-    };
-    let now = read.map_err(|f| match f.source {
-        Some(_) => f,
+async fn check_alone(conn: &Conn, planned: &Shape) -> Result<(), Failure> {
+    let now = tree::alone(conn, planned.oid).await.map_err(|f| unread(f, planned))?;
+    compare(planned, planned, &now)
+}
+
+/// What the catalog does not know is gone; another failure is that of asking.
+fn unread(failure: Failure, source: &Shape) -> Failure {
+    match failure.source {
+        Some(_) => failure,
         None => changed(source),
-    })?;
+    }
+}
+
+fn compare(source: &Shape, planned: &Shape, now: &Shape) -> Result<(), Failure> {
     // Sizes change, and the identity may be the one prepare set.
     let still = |shape: &Shape| {
         let mut shape = shape.clone();
@@ -124,7 +129,7 @@ async fn check_one(conn: &Conn, source: &Shape, planned: &Shape) -> Result<(), F
         shape.kin = shape.kin.without_children();
         shape
     };
-    let (was, is) = (still(planned), still(&now));
+    let (was, is) = (still(planned), still(now));
     let same_standing = planned.kin.is_parent() == now.kin.is_parent();
     if was == is && same_standing {
         return Ok(());

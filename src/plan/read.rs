@@ -3,6 +3,8 @@
 //! The session must have an empty `search_path`, so that `format_type`, `pg_get_expr` and their kin qualify every
 //! name (PostgreSQL manual, 9.27.7 "System Information Functions").
 
+use std::collections::HashMap;
+
 use serde::de::DeserializeOwned;
 
 use super::kin::Kin;
@@ -17,33 +19,69 @@ pub async fn shape(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
 
 /// The same without its kin.
 pub async fn without_kin(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
-    let head: Head = json(conn, "read table", &HEAD.replace("$1", &oid.to_string())).await?;
-    let columns: Vec<Column> = json(conn, "read columns", &COLUMNS.replace("$1", &oid.to_string())).await?;
-    let checks: Vec<Check> = json(conn, "read checks", &CHECKS.replace("$1", &oid.to_string())).await?;
-    let raw: Vec<RawIndex> = json(conn, "read indexes", &INDEXES.replace("$1", &oid.to_string())).await?;
-    let indexes = raw.into_iter().map(RawIndex::cook).collect::<Result<Vec<_>, _>>()?;
-    Ok(Shape {
-        oid,
-        name: QualifiedName::new(head.schema, head.name),
-        owner: head.owner,
-        access_method: head.access_method,
-        partition_key: head.partition_key,
-        tablespace: head.tablespace,
-        options: head.options,
-        columns,
-        checks,
-        indexes,
-        replica_identity: head.replica_identity,
-        comment: head.comment,
-        kin: Kin::default(),
-    })
+    many(conn, &[oid]).await?.pop().ok_or_else(|| nothing("read table"))
+}
+
+/// The same of several tables, in their order: each statement is planned once for all of them.
+pub async fn many(conn: &Conn, oids: &[u32]) -> Result<Vec<Shape>, Failure> {
+    if oids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut heads: Each<Head> = each(conn, "read table", HEAD, oids).await?;
+    let mut columns: Each<Vec<Column>> = each(conn, "read columns", COLUMNS, oids).await?;
+    let mut checks: Each<Vec<Check>> = each(conn, "read checks", CHECKS, oids).await?;
+    let mut indexes: Each<Vec<RawIndex>> = each(conn, "read indexes", INDEXES, oids).await?;
+    let shape = |oid: &u32| {
+        let head = taken(&mut heads, *oid, "read table")?;
+        let indexes = taken(&mut indexes, *oid, "read indexes")?;
+        Ok(Shape {
+            oid: *oid,
+            name: QualifiedName::new(head.schema, head.name),
+            owner: head.owner,
+            access_method: head.access_method,
+            partition_key: head.partition_key,
+            tablespace: head.tablespace,
+            options: head.options,
+            columns: taken(&mut columns, *oid, "read columns")?,
+            checks: taken(&mut checks, *oid, "read checks")?,
+            indexes: indexes.into_iter().map(RawIndex::cook).collect::<Result<Vec<_>, _>>()?,
+            replica_identity: head.replica_identity,
+            comment: head.comment,
+            kin: Kin::default(),
+        })
+    };
+    oids.iter().map(shape).collect()
+}
+
+/// What a statement says of each table; nothing of one that is gone.
+type Each<T> = HashMap<u32, Option<T>>;
+
+/// Runs a statement for each table, whose oid is `$1` in it.
+async fn each<T: DeserializeOwned>(
+    conn: &Conn,
+    name: &'static str,
+    sql: &str,
+    oids: &[u32],
+) -> Result<Each<T>, Failure> {
+    let list = oids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let sql = format!(
+        "SELECT json_object_agg(wanted.oid, ({})) FROM unnest('{{{list}}}'::oid[]) AS wanted(oid)",
+        sql.replace("$1", "wanted.oid")
+    );
+    json(conn, name, &sql).await
+}
+
+fn taken<T>(each: &mut Each<T>, oid: u32, name: &str) -> Result<T, Failure> {
+    each.get_mut(&oid).and_then(Option::take).ok_or_else(|| nothing(name))
+}
+
+fn nothing(name: &str) -> Failure {
+    Failure::failed(format!("{name}: the catalog gave no row")).hint("The table may just have been dropped.")
 }
 
 /// Runs a statement whose single value is JSON, and reads it.
 pub async fn json<T: DeserializeOwned>(conn: &Conn, name: &'static str, sql: &str) -> Result<T, Failure> {
-    let text = conn.scalar(name, sql).await?.ok_or_else(|| {
-        Failure::failed(format!("{name}: the catalog gave no row")).hint("The table may just have been dropped.")
-    })?;
+    let text = conn.scalar(name, sql).await?.ok_or_else(|| nothing(name))?;
     serde_json::from_str(&text).map_err(|e| Failure::failed(format!("{name}: unexpected catalog content: {e}")))
 }
 

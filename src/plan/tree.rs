@@ -3,7 +3,6 @@
 //! As `pg_dump` does it, each table is made by itself, with the order of columns it has, and attached afterwards; so is
 //! each index. A table that is not partitioned is a tree of one.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::ddl::{self, Purpose};
@@ -74,14 +73,17 @@ pub fn without_parents(shape: &mut Shape) {
     shape.indexes.iter_mut().for_each(|index| index.parent = None);
 }
 
-/// Reads a table as part of the tree above it: its place in there is told by the tree.
-pub async fn partition(conn: &Conn, oid: u32) -> Result<Shape, Failure> {
-    read::without_kin(conn, oid).await
-}
+/// How many partitions are asked about at a time: a table may have thousands, and the server be far away.
+const AT_ONCE: usize = 100;
 
-/// How many partitions are asked about before the first has been answered: a table may have thousands, and the server be
-/// far away.
-const AHEAD: usize = 16;
+/// Reads tables as parts of the tree above them, in their order: their places in there are told by the tree.
+pub async fn partitions(conn: &Conn, oids: &[u32]) -> Result<Vec<Shape>, Failure> {
+    let mut shapes = Vec::with_capacity(oids.len());
+    for some in oids.chunks(AT_ONCE) {
+        shapes.extend(read::many(conn, some).await?);
+    }
+    Ok(shapes)
+}
 
 /// Reads a table with its partitions, under an empty search path.
 pub async fn tree(conn: &Conn, oid: u32) -> Result<Tree, Failure> {
@@ -89,8 +91,8 @@ pub async fn tree(conn: &Conn, oid: u32) -> Result<Tree, Failure> {
     let mut branches: Vec<Branch> = Vec::new();
     if root.is_partitioned() {
         let places = places(conn, oid).await?;
-        let shapes = stream::iter(&places).map(|place| partition(conn, place.oid)).buffered(AHEAD);
-        let shapes: Vec<Shape> = shapes.try_collect().await?;
+        let oids: Vec<u32> = places.iter().map(|place| place.oid).collect();
+        let shapes = partitions(conn, &oids).await?;
         for (place, shape) in places.into_iter().zip(shapes) {
             let parent = branches.iter().position(|b| b.shape.oid == place.parent);
             branches.push(Branch { shape, parent, bound: place.bound });

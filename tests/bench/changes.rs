@@ -26,6 +26,16 @@ pub fn sustained(lab: &mut Lab) -> Result<Outcome> {
     for commit in ["on", "off"] {
         let run = followed(lab, &template, commit)?;
         let name = format!("synchronous_commit = {commit}: ");
+        let said = run["dry_run"]["converges"].as_bool();
+        outcome = outcome.shown(
+            format!("{name}a dry run said that it would complete"),
+            said.map_or(f64::NAN, |converges| f64::from(u8::from(converges))),
+            "",
+        );
+        if run["error"].is_string() {
+            let beforehand = f64::from(u8::from(said == Some(false)));
+            outcome = outcome.at_least(format!("{name}that it does not was said beforehand"), beforehand, 1.0, "");
+        }
         outcome = match run["error"].as_str() {
             None => outcome.at_least(format!("{name}completed under load"), 1.0, 1.0, ""),
             Some(_) => outcome.at_least(format!("{name}completed under load"), 0.0, 1.0, ""),
@@ -63,6 +73,10 @@ fn followed(lab: &Lab, template: &str, commit: &str) -> Result<Value> {
     sleep(lab.span(10.0));
     let before = SystemTime::now();
     sleep(lab.span(15.0));
+    let middle = SystemTime::now();
+    let flags = ["--dry-run", "--format", "json", "--sample", "10s"];
+    let said = lab.output(lab.pgrecast().args(["alter", "pgbench_accounts", CLAUSES]).args(flags))?;
+    let said: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
     let begun = SystemTime::now();
     let limit = format!("{}s", lab.span(300.0).as_secs());
     let run = Migration::run(lab, "pgbench_accounts", CLAUSES, &["--no-verify", "--max-runtime", &limit]);
@@ -70,9 +84,11 @@ fn followed(lab: &Lab, template: &str, commit: &str) -> Result<Value> {
     let at_work = load.is_running()?;
     let log = load.stop()?;
     let mut facts = json!({
-        "synchronous_commit": commit, "failed": log.failed, "tps_without": log.tps(before, begun),
+        "synchronous_commit": commit, "failed": log.failed, "tps_without": log.tps(before, middle),
         "tps_with": log.tps(begun, ended), "longest_ms": log.longest_ms(begun, ended),
-        "longest_before_ms": log.longest_ms(before, begun),
+        "longest_before_ms": log.longest_ms(before, middle), "dry_run": {
+            "converges": said["estimate"]["converges"], "writes": said["estimate"]["largest_writes_per_second"],
+        },
     });
     match run {
         Ok(done) if at_work => {
