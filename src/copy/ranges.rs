@@ -15,8 +15,8 @@ const FIRST_BLOCKS: u32 = 512;
 /// How long a chunk should take. Its snapshot holds vacuum back that long, and a kill loses as much work.
 const CHUNK_TIME: Duration = Duration::from_millis(700);
 
-/// How long a piece should take where there is rest between them: about as long as the server's system lets a process run
-/// before another one has its turn, since whoever waits for that waits no longer (`base_slice_ns`, EEVDF scheduler of Linux).
+/// How long a piece should take where there is rest between them. The longer, the longer others wait for it; much shorter ones
+/// cost more in their transactions than in what they do.
 const PIECE_TIME: Duration = Duration::from_millis(4);
 
 /// The least, the first and the most blocks of such a piece.

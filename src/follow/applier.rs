@@ -98,14 +98,22 @@ struct Flusher {
     busy: bool,
     /// When its last batch was handed over.
     begun: Instant,
-    /// Until when it rests.
-    rests: Option<Instant>,
+    /// The last batch that came back.
+    last: Option<Flushed>,
+}
+
+/// What a flusher rests from.
+struct Flushed {
+    keys: usize,
+    worked: Duration,
+    at: Instant,
 }
 
 impl Flusher {
-    /// Whether it may take a batch; in a hurry nobody rests.
-    fn is_free(&self, hurry: bool) -> bool {
-        !self.busy && (hurry || self.rests.is_none_or(|until| until <= Instant::now()))
+    /// How long it still rests, as things are now.
+    fn rests(&self, pace: &Pace, nice: f64, flushers: usize) -> Duration {
+        let rest = |last: &Flushed| pace.rest(nice, last.worked, last.keys, flushers).saturating_sub(last.at.elapsed());
+        self.last.as_ref().map_or(Duration::ZERO, rest)
     }
 
     fn take(&mut self, batch: Batch) -> Result<(), Error> {
@@ -199,7 +207,7 @@ impl Applier {
                 let (batches, taken) = mpsc::channel(1);
                 let (connector, plan, names) = (job.connector.clone(), job.plan.clone(), job.names.clone());
                 tokio::spawn(flush::worker(connector, plan, names, job.columns.clone(), taken, done.clone()));
-                Flusher { batches, busy: false, begun: Instant::now(), rests: None }
+                Flusher { batches, busy: false, begun: Instant::now(), last: None }
             })
             .collect::<Vec<_>>();
         let backlog = Backlog::new(flushers.len()).together(&job.plan.key.together);
@@ -311,11 +319,8 @@ impl Applier {
                 None => TICK,
             },
         };
-        let rested = self.flushers.iter().filter_map(|flusher| flusher.rests);
-        rested
-            .map(|until| until.saturating_duration_since(Instant::now()))
-            .filter(|left| !left.is_zero())
-            .fold(due, Duration::min)
+        let rests = (0..self.flushers.len()).filter(|n| !self.flushers[*n].busy).map(|n| self.rests(n));
+        rests.filter(|left| !left.is_zero()).fold(due, Duration::min)
     }
 
     fn show(&self) {

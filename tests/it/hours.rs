@@ -33,8 +33,8 @@ fn start(db: &Db, day: u64, time: u64, more: &[&str]) -> Running {
     spawn_with(db.dsn(), &args, &[("PGRECAST_CLOCK", &clock)])
 }
 
-fn chunks(db: &Db) -> String {
-    db.query_one_text("SELECT count(*) FROM pgrecast.chunk")
+fn copied_blocks(db: &Db) -> String {
+    db.query_one_text("SELECT coalesce(sum(end_block - first_block), 0) FROM pgrecast.chunk")
 }
 
 fn says(output: &Output, words: &str) {
@@ -70,10 +70,10 @@ fn cron_starts_it_night_after_night() {
     };
     let begin = |day, time, night| start(&db, day, time, &args(night).iter().map(String::as_str).collect::<Vec<_>>());
     let by_day = |day| {
-        let before = chunks(&db);
+        let before = copied_blocks(&db);
         let ended = begin(day, at(12, 0), "22:00-22:02 UTC").wait();
         assert_eq!(ended.code, Some(75), "{}", ended.stderr);
-        assert_eq!(chunks(&db), before, "something was copied by day");
+        assert_eq!(copied_blocks(&db), before, "something was copied by day");
     };
     let over = |ended: Output| {
         assert_eq!(ended.code, Some(75), "{}\n{}", ended.stdout, ended.stderr);
@@ -86,7 +86,7 @@ fn cron_starts_it_night_after_night() {
     let killed = begin(1, at(22, 0), "22:00-23:00 UTC");
     killed.wait_for_phase("copy");
     std::fs::remove_file(&hold).expect("the file");
-    wait_for("a chunk", SOON, || if chunks(&db) == "0" { Err("none".to_owned()) } else { Ok(()) });
+    wait_for("a chunk", SOON, || if copied_blocks(&db) == "0" { Err("none".to_owned()) } else { Ok(()) });
     std::fs::write(&hold, "").expect("the file");
     killed.kill();
     by_day(2);
@@ -135,11 +135,11 @@ fn outside_the_window_a_run_keeps_up() {
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgrecast copier' AND state <> 'idle'",
         "0",
     );
-    let before = chunks(&db);
+    let before = copied_blocks(&db);
     db.sql("UPDATE t SET v = v || '!' WHERE id < 0");
     let journaled = |e: &serde_json::Value| e["backlog_keys"].as_u64().is_some_and(|keys| keys > 10_000);
     running.wait_for_event("the journal", SOON, |e| e["event"] == "progress" && journaled(e));
-    assert_eq!(chunks(&db), before, "something was copied outside the window");
+    assert_eq!(copied_blocks(&db), before, "something was copied outside the window");
     command(&db, &["set", "window=", "nice=0", "jobs=2"]).wait().ended(0);
     let report = running.done();
     let held = &report["throttled_seconds"]["by_reason"]["window"];

@@ -22,8 +22,8 @@ fn table() -> Db {
     db
 }
 
-fn chunks(db: &Db) -> String {
-    db.query_one_text("SELECT count(*) FROM pgrecast.chunk")
+fn copied_blocks(db: &Db) -> String {
+    db.query_one_text("SELECT coalesce(sum(end_block - first_block), 0) FROM pgrecast.chunk")
 }
 
 fn held_back(running: &crate::harness::Running, why: &str) -> String {
@@ -54,7 +54,7 @@ fn paused_shown_set_and_let_go_on() {
     command(&db, &["pause"]).wait().ended(0);
     held_back(&running, "paused");
     idle_copiers(&db);
-    let before = chunks(&db);
+    let before = copied_blocks(&db);
     wait_for("the status", SOON, || {
         let status = command(&db, &["status"]).wait();
         let row: Value = serde_json::from_str(status.stdout.trim()).map_err(|e| e.to_string())?;
@@ -62,7 +62,7 @@ fn paused_shown_set_and_let_go_on() {
         let noted = row["note"].as_str().is_some_and(|note| note.contains("running: copy") && note.contains("paused"));
         if shown && noted { Ok(()) } else { Err(status.stdout) }
     });
-    assert_eq!(chunks(&db), before, "copied while it was paused");
+    assert_eq!(copied_blocks(&db), before, "copied while it was paused");
     let wrong = command(&db, &["set", "max-lag=soon"]).wait();
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
     command(&db, &["set", "nice=0", "jobs=4", "max-lag=20s"]).wait().ended(0);
@@ -182,13 +182,13 @@ fn a_standby_that_replays_late_or_not_at_all_holds_it_back() {
     let stopped = Timestamp::now();
     running.wait_for_event("the standby that stops", SOON, |e| e["event"] == "throttled" && later(e, stopped));
     idle_copiers(&db);
-    let before = chunks(&db);
+    let before = copied_blocks(&db);
     let looks = AtomicU32::new(0);
     running.wait_for_event("some looks", SOON, |e| {
         let held = e["event"] == "progress" && e["throttle"].is_string() && later(e, stopped);
         looks.fetch_add(u32::from(held), Ordering::Relaxed) > 4
     });
-    assert_eq!(chunks(&db), before, "copied while the standby was behind");
+    assert_eq!(copied_blocks(&db), before, "copied while the standby was behind");
     command(&db, &["set", "nice=0"]).wait().ended(0);
     there.sql("SELECT pg_wal_replay_resume()");
     let report = running.done();

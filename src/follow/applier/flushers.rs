@@ -1,10 +1,10 @@
 //! Keys in memory on their way to the flushers, and what comes back.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pace::Lot;
-use super::{Applier, CONFLICTS, LINGER, Mode};
+use super::{Applier, CONFLICTS, Flushed, LINGER, Mode};
 use crate::error::Failure;
 use crate::flush::{self, Batch, Outcome};
 use crate::follow::Unfit;
@@ -23,7 +23,7 @@ impl Applier {
         let mut left = false;
         for partition in 0..self.flushers.len() {
             let ready = self.backlog.ready(partition);
-            if !self.flushers[partition].is_free(self.urgent) || ready == 0 || !(due || ready >= lot.eager) {
+            if !self.is_free(partition) || ready == 0 || !(due || ready >= lot.eager) {
                 left |= ready > 0;
                 continue;
             }
@@ -43,18 +43,22 @@ impl Applier {
         Lot::of(self.job.throttle.is_gentle() && !self.urgent)
     }
 
-    /// A flusher is done with so many keys.
-    fn rest(&mut self, partition: usize, keys: usize) {
-        let flushers = self.flushers.len();
-        let flusher = &mut self.flushers[partition];
-        flusher.busy = false;
-        let rest = self.pace.rest(self.job.throttle.nice(), flusher.begun.elapsed(), keys, flushers);
-        flusher.rests = (!rest.is_zero()).then(|| Instant::now() + rest);
+    /// Whether a flusher may take a batch; in a hurry nobody rests.
+    pub(super) fn is_free(&self, partition: usize) -> bool {
+        !self.flushers[partition].busy && (self.urgent || self.rests(partition).is_zero())
+    }
+
+    /// How long a flusher still rests.
+    pub(super) fn rests(&self, partition: usize) -> Duration {
+        self.flushers[partition].rests(&self.pace, self.job.throttle.nice(), self.flushers.len())
     }
 
     /// A batch came back.
     pub(super) async fn settle(&mut self, outcome: Outcome) -> Result<(), Failure> {
-        self.rest(outcome.partition, outcome.keys.len());
+        let flusher = &mut self.flushers[outcome.partition];
+        flusher.busy = false;
+        let (keys, worked) = (outcome.keys.len(), flusher.begun.elapsed());
+        flusher.last = Some(Flushed { keys, worked, at: Instant::now() });
         let settled = outcome.result?;
         let positions = &settled.conflicts.positions;
         let unfit: Vec<usize> = settled.unfit.iter().map(|(i, _)| *i).collect();

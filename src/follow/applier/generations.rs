@@ -93,13 +93,14 @@ impl Applier {
         if self.job.throttle.reason().is_some() {
             return Ok(());
         }
-        let (lot, hurry) = (self.lot(), self.urgent);
+        let lot = self.lot();
+        let free: Vec<usize> = (0..self.flushers.len()).filter(|n| self.is_free(*n)).collect();
         let Mode::Drain(d) = &mut self.mode else { return Ok(()) };
         if d.reading == Reading::Unopened && d.batches.is_empty() {
             self.drainer.open(d.generation)?;
             d.reading = Reading::Open;
         }
-        for (partition, flusher) in self.flushers.iter_mut().enumerate().filter(|(_, f)| f.is_free(hurry)) {
+        for partition in free {
             let some = d.read.len().min(lot.most);
             if some == 0 {
                 break;
@@ -107,7 +108,7 @@ impl Applier {
             self.listed = self.listed.saturating_sub(some as u64);
             let (keys, xids): (Vec<_>, Vec<_>) = d.read.drain(..some).unzip();
             d.batches.insert(partition, Batch { partition, keys: keys.clone(), xids: xids.clone() });
-            flusher.take(Batch { partition, keys, xids })?;
+            self.flushers[partition].take(Batch { partition, keys, xids })?;
         }
         if d.reading == Reading::Exhausted && d.read.is_empty() && d.batches.is_empty() {
             let generation = d.generation;

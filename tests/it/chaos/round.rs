@@ -73,6 +73,10 @@ impl<'a> Round<'a> {
         if rng.random_bool(0.5) {
             options.extend(["--rollback-window", "1h"]);
         }
+        // Chunks in pieces, and flushes of few keys.
+        if rng.random_bool(0.3) {
+            options.extend(["--nice", "1"]);
+        }
         let (open, met) = (Vec::new(), Vec::new());
         Round { server, wire, rng, db, table, load, before, filler, options, open, met, spoiled: false, left: None }
     }
