@@ -4,6 +4,8 @@
 //! and the run, which listens on the connection that holds its lease, looks at the row at once; it looks twice a second
 //! all the same, as a notification can be lost with a connection.
 
+use tokio_postgres::error::SqlState;
+
 use super::Store;
 use super::store::Ending;
 use crate::cli::MigrateOptions;
@@ -57,11 +59,15 @@ impl Store {
         Ok(self.conn().batch("pause", &sql).await?)
     }
 
-    /// Asks whoever runs a migration to stop; `None` takes it back.
+    /// Asks whoever runs a migration to stop; `None` takes it back. One that is gone with the control schema has nobody to ask:
+    /// who was asked before may have given it up meanwhile.
     pub async fn ask_to_end(&self, id: i32, ending: Option<Ending>) -> Result<(), Failure> {
         let word = ending.map_or_else(|| "NULL".to_owned(), |e| Literal(e.word()).to_string());
         let sql = format!("UPDATE pgrecast.migration SET ending = {word} WHERE id = {id}; {}", notify_sql(id));
-        Ok(self.conn().batch("ask to end", &sql).await?)
+        match self.conn().batch("ask to end", &sql).await {
+            Err(e) if e.is(&SqlState::UNDEFINED_TABLE) => Ok(()),
+            asked => Ok(asked?),
+        }
     }
 
     /// What the run of a migration wrote down last, where that was a moment ago.

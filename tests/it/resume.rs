@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::load::{Load, Options, Shape};
 use crate::harness::migration::{SOON, assert_widened, command, finish, journal_tables, phase_of, wait_until, widen};
-use crate::harness::{Db, Running, Session, assert_nothing_left, own_server, wait_for};
+use crate::harness::{Db, Running, Session, assert_nothing_left, own_server, spawn_with, wait_for};
 
 /// A place where a run stays until the test lets it go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +282,27 @@ fn aborted_in_each_phase_nothing_is_left() {
         drop(stage.holder);
         assert_nothing_left(&stage.db);
     }
+}
+
+/// A run that has only prepared gives all of it up when it is asked to, and the control schema with it.
+#[test]
+fn what_was_given_up_meanwhile_is_aborted() {
+    let db = Db::new();
+    db.sql(Shape::plain_ddl());
+    let dies = [("PGRECAST_FAULT", "after commit register")];
+    let died = spawn_with(db.dsn(), &["alter", "t", "ALTER v SET NOT NULL", "--format", "json"], &dies).wait();
+    assert_eq!(died.code, None, "{}", died.stderr);
+    let runner = Session::connect(db.dsn());
+    // The lease, `LOCK_CLASS` of `src/state/store.rs`.
+    runner.sql("SELECT pg_advisory_lock(1885827683, id) FROM pgrecast.migration");
+    let abort = command(&db, &["abort"]);
+    wait_until(&db, "the wish", "SELECT ending = 'abort' FROM pgrecast.migration", "t");
+    db.sql("DROP SCHEMA pgrecast CASCADE");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    runner.sql("SELECT pg_advisory_unlock_all()");
+    abort.wait().ended(0);
+    drop(runner);
+    assert_nothing_left(&db);
 }
 
 #[test]
