@@ -92,7 +92,7 @@ impl Context {
     /// What is tied to the source now.
     pub async fn ties(&self, conn: &Conn) -> Result<Ties, Failure> {
         let ties = Ties::read(conn, self.plan.source.oid, &self.names.publication(), self.facts.version).await?;
-        Ok(ties.for_target(&self.plan))
+        Ok(ties.for_target(&self.plan).apart_from_former(&self.plan))
     }
 
     /// The same, however long somebody keeps the lock that the server takes to spell a view, as REFRESH does.

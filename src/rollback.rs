@@ -85,7 +85,10 @@ async fn judge(back: &Group) -> Result<(), Failure> {
     let (mut all, mut found) = (Vec::new(), Vec::new());
     for table in back.tables() {
         let oid = table.plan.source.oid;
-        all.push(Ties::read(head.store.conn(), oid, &table.names.publication(), table.facts.version).await?);
+        let ties = Ties::read(head.store.conn(), oid, &table.names.publication(), table.facts.version).await?;
+        let ties = ties.apart_from_former(&table.plan);
+        found.extend(ties.findings_of_former(&planner, &table.plan, &table.names.compat_view()).await?);
+        all.push(ties);
     }
     for (table, ties) in back.tables().zip(&all) {
         let among: Vec<u32> = back.tables().map(|table| table.plan.source.oid).collect();
@@ -96,7 +99,7 @@ async fn judge(back: &Group) -> Result<(), Failure> {
         for beside in table.plan.besides() {
             let oid = beside.shape.oid;
             let ties = Ties::read(head.store.conn(), oid, &table.names.publication(), table.facts.version).await?;
-            found.extend(ties.of_beside(&table.plan, &beside.shape.name));
+            found.extend(ties.apart_from_former(&table.plan).of_beside(&table.plan, &beside.shape.name));
         }
     }
     preflight::refusal(found)

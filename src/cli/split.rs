@@ -67,13 +67,6 @@ impl OnChange {
 impl Split {
     pub(super) fn check(typed: SplitArgs) -> Result<Self, Failure> {
         let Begun { dry_run, mut options, connection, output } = typed.beginning.check(None)?;
-        if options.rollback_window.is_some() && typed.compat_view.is_some() {
-            return Err(Failure::refused(
-                "--compat-view beside --rollback-window: a rollback would take the new tables from the view",
-            )
-            .detail("The old version of the application would be left without what it uses.")
-            .hint("Give one of the two."));
-        }
         options.settings = each_once(typed.settings)?;
         each_column_once(&typed.reverse)?;
         if !typed.reverse.is_empty() && typed.compat_view.is_none() && options.rollback_window.is_none() {

@@ -136,6 +136,9 @@ async fn begin(
         let Some((mark, ties)) = filled(party.context, &conn).await? else {
             return Ok(Err("materialized views that are refreshed all the time".to_owned()));
         };
+        let probe = party.context.names.compat_view();
+        let found = ties.findings_of_former(&conn, &party.context.plan, &probe).await?;
+        since_begun(&party.context.plan.source, found)?;
         marks.push(mark);
         bonds.push(ties);
         acls.push(acls_of(party.context, &conn).await?);

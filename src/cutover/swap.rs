@@ -85,6 +85,7 @@ impl Swap<'_> {
         }
         steps.extend(self.references());
         steps.extend(self.compat_view());
+        steps.extend(self.carry.former());
         steps.extend(self.given_by_all(&moved));
         steps.extend(self.carry.take_place(self.names, &self.old(&moved)));
         steps

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::compat::CompatView;
 use super::elements::{Elements, elements, reads};
 use super::former::Reading;
 use super::key;
@@ -24,6 +25,8 @@ pub struct Rejoin {
     pub rows: String,
     /// The tables beside what remains of the source.
     pub tables: Vec<Beside>,
+    /// The view that was left with the old shape.
+    pub view: Option<CompatView>,
 }
 
 /// One of them.
@@ -115,7 +118,7 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
         identity: IdentityChange::None,
         settings: plan.settings.clone(),
         clauses: plan.clauses.clone(),
-        rejoin: Some(Rejoin { rows: query.sql, tables: tables(plan) }),
+        rejoin: Some(Rejoin { rows: query.sql, tables: tables(plan), view: plan.compat_view.clone() }),
         ..Plan::plain(plan.target.clone(), old.clone(), columns, key)
     })
 }

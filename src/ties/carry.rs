@@ -26,7 +26,7 @@ impl Carry<'_> {
     /// and the tables it refers to. A statement on a parent holds a lock there before it looks for children: as long as
     /// none does, none has found the old table and waits to write to it.
     pub fn locks(&self) -> Vec<String> {
-        let views = views::touched(self.plan, self.ties).into_iter().rev();
+        let views = views::touched(self.plan, self.ties).into_iter().rev().chain(&self.ties.former);
         // LOCK TABLE would lock everything that the view reads, too, and takes no materialized view.
         views
             .map(|view| format!("ALTER {} {} OWNER TO {}", view.word(), view.name, Ident(&view.owner)))
@@ -58,7 +58,7 @@ impl Carry<'_> {
 
     /// Everything that is locked besides the source, for whoever looks who is in the way.
     pub fn locked(&self) -> Vec<u32> {
-        let views = views::touched(self.plan, self.ties).into_iter().map(|view| view.oid);
+        let views = views::touched(self.plan, self.ties).into_iter().chain(&self.ties.former).map(|view| view.oid);
         let ends = self.ties.incoming.iter().map(|k| &k.table).chain(self.outwards().map(|k| &k.refers_to));
         let keys = ends.flat_map(|end| std::iter::once(end.oid).chain(end.partitions.iter().copied()));
         let kin = self.kin().map(|r| r.oid);

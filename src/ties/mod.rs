@@ -6,6 +6,7 @@
 mod carry;
 mod defaults;
 mod foreign_keys;
+mod former;
 mod functions;
 pub mod grants;
 mod judge;
@@ -68,6 +69,8 @@ pub struct Ties {
     pub published_above: Vec<String>,
     /// Views on it and on those views, materialized ones too, nearest first.
     pub views: Vec<View>,
+    /// The view with the old shape that a split left, on the way back from it.
+    pub former: Option<View>,
     /// Functions and procedures that read it or have its row type in their signature.
     pub functions: Vec<Function>,
     /// Defaults of other tables that name it or its row type.

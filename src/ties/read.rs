@@ -67,6 +67,7 @@ pub(super) async fn ties(conn: &Conn, oid: u32, publication: &str, version: u32)
         unrooted,
         published_above,
         views,
+        former: None,
         functions,
         defaults,
         sequences,

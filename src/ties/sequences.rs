@@ -18,7 +18,16 @@ pub struct OwnedSequence {
     /// Whether it makes the column an identity column: the new table has one of its own.
     pub identity: bool,
     /// What uses it besides the table's own defaults.
-    pub users: Vec<String>,
+    pub users: Vec<User>,
+}
+
+/// Who uses it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct User {
+    /// The relation whose default or query does.
+    pub relation: Option<u32>,
+    /// What it is called in messages.
+    pub what: String,
 }
 
 /// Whoever uses a sequence that goes would go on using the old one, which ends with the old table.
@@ -40,7 +49,7 @@ pub(super) fn judge(plan: &Plan, sequences: &[OwnedSequence]) -> Vec<Finding> {
         };
         found.extend(sequence.users.iter().map(|user| {
             Finding::new(
-                format!("{user} uses sequence {} {why}", sequence.name.plain()),
+                format!("{} uses sequence {} {why}", user.what, sequence.name.plain()),
                 "Drop or change it first, or let it use a sequence that belongs to no column.",
             )
         }));
@@ -62,13 +71,15 @@ pub(super) fn carry(plan: &Plan, sequences: &[OwnedSequence]) -> Vec<String> {
 pub(super) const QUERY: &str = "
 SELECT coalesce(json_agg(json_build_object(
     'name', json_build_object('schema', n.nspname, 'name', s.relname), 'column', a.attname, 'identity', o.deptype = 'i',
-    'users', (SELECT coalesce(json_agg(DISTINCT coalesce(
+    'users', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object(
+            'relation', coalesce(f.adrelid, w.ev_class)::int8,
             -- A view is tied by its rule, which has a name that nobody gave it.
-            (SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, w.ev_class, 0) FROM pg_catalog.pg_rewrite w
-                WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN'),
-            pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))), '[]')
+            'what', CASE WHEN w.oid IS NOT NULL THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, w.ev_class, 0)
+                ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END)), '[]')
         FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_attrdef f
             ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+        LEFT JOIN pg_catalog.pg_rewrite w
+            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN'
         WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = s.oid AND d.deptype = 'n'
           AND f.adrelid IS DISTINCT FROM $1)) ORDER BY n.nspname, s.relname), '[]')
 FROM pg_catalog.pg_depend o JOIN pg_catalog.pg_class s ON s.oid = o.objid AND s.relkind = 'S'

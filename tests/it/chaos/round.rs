@@ -89,7 +89,7 @@ impl<'a> Round<'a> {
             (_, true) => &[Goal::Kept, Goal::RolledBack],
             (_, false) => &[Goal::Swapped],
         };
-        eprintln!("chaos: {} ({}), to be {goals:?}", self.table.clauses, self.options.join(" "));
+        eprintln!("chaos: {} ({}), to be {goals:?}", self.table.change.join(" "), self.options.join(" "));
         let mut reached = goals[0];
         for goal in goals {
             reached = self.reach(*goal);
@@ -173,12 +173,9 @@ impl<'a> Round<'a> {
 
     /// The command that leads there from here.
     fn command(&mut self, goal: Goal, phase: &Phase, aborts: bool) -> Vec<String> {
-        let id = || self.db.query_one_text("SELECT id FROM pgrecast.migration");
+        let id = || self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
         let args: Vec<String> = match (phase, goal) {
-            (None, _) => {
-                let alter = ["alter", "t", self.table.clauses].into_iter();
-                alter.chain(self.options.iter().copied()).map(str::to_owned).collect()
-            }
+            (None, _) => self.table.change.iter().chain(&self.options).map(|&word| word.to_owned()).collect(),
             (Some(_), Goal::Aborted) if aborts => vec!["abort".into(), id()],
             (Some(_), Goal::RolledBack) => vec!["rollback".into(), id()],
             (Some(_), Goal::Swapped | Goal::Kept | Goal::Aborted) => vec!["resume".into(), id()],
@@ -201,7 +198,7 @@ impl<'a> Round<'a> {
         let mut faults = self.rng.random_range(0..2);
         while self.phase().is_some() {
             self.met.clear();
-            let id = self.db.query_one_text("SELECT id FROM pgrecast.migration");
+            let id = self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
             eprintln!("chaos:   finish");
             let dsn = self.wire.dsn(self.db.dsn(), self.server.port());
             let mut running = spawn(&dsn, &["finish", &id, "--format", "json"]);
@@ -222,6 +219,9 @@ impl<'a> Round<'a> {
         load.stop().assert_kept(&self.db, &self.table.rows());
         assert_eq!(self.db.query_one_text(&self.table.filler()), self.filler.to_string(), "the rows beside the load's");
         assert_nothing_left(&self.db);
+        if goal == Goal::RolledBack {
+            self.db.sql(self.table.leaves);
+        }
         match goal {
             Goal::Swapped | Goal::Kept => assert_eq!(self.db.query_one_text(self.table.changed), "t"),
             Goal::RolledBack | Goal::Aborted => assert_eq!(dump(&self.db), self.before),
@@ -236,7 +236,7 @@ impl<'a> Round<'a> {
             return None;
         }
         // It may be dropped at this moment.
-        let rows = self.db.try_rows("SELECT phase FROM pgrecast.migration").ok()?;
+        let rows = self.db.try_rows("SELECT phase FROM pgrecast.migration WHERE head IS NULL").ok()?;
         rows.into_iter().next().and_then(|row| row.into_iter().next().flatten())
     }
 

@@ -9,10 +9,12 @@ use crate::harness::load::{Column, Shape};
 /// A table of the load's.
 pub struct Table {
     ddl: &'static str,
-    /// The change.
-    pub clauses: &'static str,
-    /// Whether a column has this type and name afterwards, as SQL.
+    /// The change, as it is typed.
+    pub change: &'static [&'static str],
+    /// Whether it is made, as SQL.
     pub changed: &'static str,
+    /// Drops what is there on purpose after a rollback.
+    pub leaves: &'static str,
     /// What the load writes.
     pub shape: Shape,
     /// The key of a filler row number `n`, as SQL; and which rows are filler.
@@ -26,12 +28,13 @@ impl Table {
     /// One of those there are.
     pub fn random(rng: &mut StdRng) -> Table {
         let whole = Shape::plain();
-        match rng.random_range(0..4) {
+        match rng.random_range(0..8) {
             0 => Table {
                 ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v text, n numeric)",
-                clauses: "ALTER id TYPE bigint, ALTER u TYPE bigint, ADD COLUMN extra text NOT NULL DEFAULT 'none'",
+                change: &["alter", "t", "ALTER id TYPE bigint, ALTER u TYPE bigint, ADD COLUMN extra text NOT NULL DEFAULT 'none'"],
                 changed: "SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = 't'::regclass \
                           AND (attname, atttypid::regtype::text) IN (('id', 'bigint'), ('u', 'bigint'), ('extra', 'text'))",
+                leaves: "",
                 shape: whole,
                 key: "-n",
                 is_filler: "id < 0",
@@ -41,9 +44,10 @@ impl Table {
                 ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v text, n numeric, gone int DEFAULT 7);
                       CREATE INDEX ON t (n, v text_pattern_ops) WHERE length(v) < 100;
                       CREATE TABLE child (t_id int REFERENCES t ON UPDATE CASCADE); CREATE VIEW seen AS SELECT id, v FROM t",
-                clauses: "DROP COLUMN gone, ALTER u TYPE bigint",
+                change: &["alter", "t", "DROP COLUMN gone, ALTER u TYPE bigint"],
                 changed: "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 't'::regclass \
                           AND (attname, atttypid::regtype::text) IN (('gone', 'integer'), ('u', 'bigint'))",
+                leaves: "",
                 shape: whole,
                 key: "-n",
                 is_filler: "id < 0",
@@ -51,23 +55,79 @@ impl Table {
             },
             2 => Table {
                 ddl: "CREATE TABLE t (id text PRIMARY KEY, u integer UNIQUE, v text, n numeric)",
-                clauses: "ALTER u TYPE bigint, ALTER v SET STORAGE EXTERNAL",
+                change: &["alter", "t", "ALTER u TYPE bigint, ALTER v SET STORAGE EXTERNAL"],
                 changed: "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 't'::regclass \
                           AND (attname, atttypid::regtype::text) IN (('u', 'bigint'))",
+                leaves: "",
                 shape: Shape { key: Column { cast: "text".into(), ..whole.key }, ..whole },
                 key: "'filler ' || n",
                 is_filler: "id LIKE 'filler%'",
                 truncates: true,
             },
-            _ => Table {
+            3 => Table {
                 ddl: "CREATE TABLE t (id numeric PRIMARY KEY, u integer UNIQUE, v text, n numeric)",
-                clauses: "ALTER u TYPE numeric, SET (fillfactor = 80)",
+                change: &["alter", "t", "ALTER u TYPE numeric, SET (fillfactor = 80)"],
                 changed: "SELECT count(*) = 1 FROM pg_attribute WHERE attrelid = 't'::regclass \
                           AND (attname, atttypid::regtype::text) IN (('u', 'numeric'))",
+                leaves: "",
                 shape: Shape { key: Column::whole("id", "numeric"), ..whole },
                 key: "-n",
                 is_filler: "id < 0",
                 truncates: true,
+            },
+            4 => Table {
+                ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer, v text, n numeric); CREATE INDEX ON t (u)",
+                change: &["partition", "t", "--hash", "id", "--partitions", "3"],
+                changed: "SELECT count(*) = 4 FROM pg_partition_tree('t')",
+                leaves: "",
+                shape: whole,
+                key: "-n",
+                is_filler: "id < 0",
+                truncates: true,
+            },
+            // A row beyond the last gets its partition while it is copied or followed.
+            5 => Table {
+                ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer, v text, n numeric); CREATE VIEW seen AS SELECT id, v FROM t",
+                change: &["partition", "t", "--range", "id", "--every", "1500", "--premake", "1"],
+                changed: "SELECT relkind = 'p' FROM pg_class WHERE oid = 't'::regclass",
+                leaves: "",
+                shape: whole,
+                key: "-n",
+                is_filler: "id < 0",
+                truncates: false,
+            },
+            6 => Table {
+                ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v text, n numeric, body text DEFAULT 'none')",
+                change: &[
+                    "split",
+                    "t",
+                    "--into",
+                    "bodies(body, size = length(body))",
+                    "--drop",
+                    "body",
+                    "--foreign-key=cascade",
+                    "--compat-view=before",
+                ],
+                changed: "SELECT to_regclass('bodies') IS NOT NULL AND count(*) = 5 FROM pg_attribute \
+                          WHERE attrelid = 'before'::regclass AND attname IN ('id', 'u', 'v', 'n', 'body')",
+                leaves: "DROP VIEW before",
+                shape: whole,
+                key: "-n",
+                is_filler: "id < 0",
+                truncates: false,
+            },
+            _ => Table {
+                ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v text, n numeric);
+                      CREATE TABLE child (id int PRIMARY KEY, t_id int REFERENCES t ON UPDATE CASCADE DEFERRABLE);
+                      CREATE INDEX ON child (t_id)",
+                change: &["widen", "t.id", "bigint"],
+                changed: "SELECT count(*) = 2 FROM pg_attribute WHERE atttypid = 'bigint'::regtype \
+                          AND (attrelid, attname) IN (('t'::regclass, 'id'), ('child'::regclass, 't_id'))",
+                leaves: "",
+                shape: whole,
+                key: "-n",
+                is_filler: "id < 0",
+                truncates: false,
             },
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::harness::migration::phase_of;
 use crate::harness::spawn_with;
 
-const WINDOW: &[&str] = &["--rollback-window", "10m"];
+pub(super) const WINDOW: &[&str] = &["--rollback-window", "10m"];
 
 /// What the other application does to a row, in the new shape: `(id, new id, row)`; none of them both is nothing.
 enum Change<'a> {
@@ -15,10 +15,10 @@ enum Change<'a> {
 }
 
 /// A kind of split, and how the other application speaks to its tables.
-struct Kind {
-    split: &'static [&'static str],
+pub(super) struct Kind {
+    pub(super) split: &'static [&'static str],
     /// Makes the table what the kind needs.
-    setup: &'static str,
+    pub(super) setup: &'static str,
     change: fn(&Change<'_>) -> String,
     /// What there is after it, beside `t`.
     tables: &'static [&'static str],
@@ -26,7 +26,7 @@ struct Kind {
 
 impl Writer {
     /// An application of the new shape, until the swap back takes its tables away.
-    fn run_new(&self, db: &Db, kind: &Kind, goes_on: &dyn Fn() -> bool) {
+    pub(super) fn run_new(&self, db: &Db, kind: &Kind, goes_on: &dyn Fn() -> bool) {
         let session = db.connect();
         while goes_on() {
             let turn = self.turns.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +117,7 @@ fn goes_back(seed: u64, kind: &Kind, killed: bool, dies: &[&str]) {
     assert_eq!(dump(&db), before);
 }
 
-const COLUMNS: Kind = Kind {
+pub(super) const COLUMNS: Kind = Kind {
     split: &[
         "--into",
         "details(key = id, body, tags, size = length(body) * 2, at = clock_timestamp())",
@@ -155,7 +155,7 @@ fn place(d: &str) -> &'static str {
     }
 }
 
-const ROWS: Kind = Kind {
+pub(super) const ROWS: Kind = Kind {
     split: &["--into", "one WHERE d = 1", "--into", "app.two WHERE d IN (2, 3)"],
     setup: "CREATE SCHEMA app; ALTER TABLE t ADD twin int GENERATED ALWAYS AS (d * 2) STORED, ADD seq serial",
     change: |change| {
@@ -188,7 +188,7 @@ fn rows_come_back_from_wherever_they_are() {
 }
 
 /// The number of a value, which is made where it is new.
-const VALUES: Kind = Kind {
+pub(super) const VALUES: Kind = Kind {
     split: &["--lookup", "body_id = bodies(body)"],
     setup: "ALTER TABLE t ALTER body DROP NOT NULL, ALTER body DROP DEFAULT",
     change: |change| {
@@ -217,7 +217,7 @@ fn values_come_back_to_the_rows_that_refer_to_them() {
     goes_back(193, &VALUES, false, &[]);
 }
 
-const ELEMENTS: Kind = Kind {
+pub(super) const ELEMENTS: Kind = Kind {
     split: &[
         "--into",
         "tag(tag = unnest(tags), at = generate_subscripts(tags, 1))",

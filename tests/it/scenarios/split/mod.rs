@@ -1,6 +1,7 @@
 //! A table is taken apart: what leaves it is in the new tables, as the application wrote it last.
 
 mod back;
+mod both;
 mod columns;
 mod compat;
 mod many;

@@ -68,12 +68,6 @@ fn what_cannot_be_done_is_refused_by_name() {
             3,
             &["PostgreSQL refuses the --reverse of column v", "\"x\" does not exist"],
         ),
-        (
-            "",
-            &[V, &["--compat-view", "w", "--rollback-window", "1h"]].concat(),
-            3,
-            &["--compat-view beside --rollback-window"],
-        ),
         ("DROP EXTENSION plpgsql", &[V, &["--compat-view", "w"]].concat(), 3, &["plpgsql", "--compat-view"]),
         ("", &[V, &["--reverse", "v = d"]].concat(), 2, &["--reverse is for --compat-view"]),
         (
