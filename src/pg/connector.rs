@@ -134,6 +134,10 @@ impl Connector {
     pub fn check_server(&self, started: Option<&str>) -> Result<(), Error> {
         match &self.server {
             Some(server) if started != Some(server.as_str()) => Err(Error {
+                detail: Some(
+                    "It was started at another time: it is another one, or the same after a crash or a restart."
+                        .to_owned(),
+                ),
                 hint: Some("Run the same command again: it goes on from what this server has.".to_owned()),
                 ..Error::client(LOOK_FOR_SERVER, "another server answers than the one this run began on")
             }),
