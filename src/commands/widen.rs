@@ -153,10 +153,10 @@ pub(super) async fn plan_each(
     let several = holding.len() > 1;
     let mut found: Vec<Finding> = Vec::new();
     for (n, held) in holding.iter().enumerate().filter(|_| several) {
-        if held.in_partitions {
+        if held.is_partition {
             found.push(Finding::new(
-                format!("{} is partitioned, or a partition", held.name.plain()),
-                "Tables that are swapped together are plain ones: drop its foreign key for the time, and migrate it by itself.",
+                format!("{} is a partition", held.name.plain()),
+                "It cannot be swapped with other tables: drop its foreign key for the time, and migrate it by itself.",
             ));
         } else if n > 0 {
             let own = preflight::look_again(opened.store.conn(), &opened.facts, held.oid).await?;

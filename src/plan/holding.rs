@@ -13,8 +13,8 @@ pub struct Holding {
     pub oid: u32,
     /// Its name.
     pub name: QualifiedName,
-    /// Whether it is partitioned, or a partition.
-    pub in_partitions: bool,
+    /// Whether it is a partition.
+    pub is_partition: bool,
     /// The columns, in the table's order.
     pub columns: Vec<String>,
 }
@@ -39,7 +39,7 @@ WITH RECURSIVE held AS (
     CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS x (own, referred) WHERE x.referred = h.attnum)
 SELECT coalesce(json_agg(t ORDER BY t.oid <> $first, t.name ->> 'schema', t.name ->> 'name'), '[]') FROM (
     SELECT c.oid::int8, jsonb_build_object('schema', n.nspname, 'name', c.relname) AS name,
-        c.relkind = 'p' OR c.relispartition AS in_partitions, json_agg(a.attname ORDER BY a.attnum) AS columns
+        c.relispartition AS is_partition, json_agg(a.attname ORDER BY a.attnum) AS columns
     FROM held h JOIN pg_catalog.pg_class c ON c.oid = h.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = h.attrelid AND a.attnum = h.attnum
     GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relispartition) AS t";

@@ -118,8 +118,8 @@ impl Table {
             },
             _ => Table {
                 ddl: "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v text, n numeric);
-                      CREATE TABLE child (id int PRIMARY KEY, t_id int REFERENCES t ON UPDATE CASCADE DEFERRABLE);
-                      CREATE INDEX ON child (t_id)",
+                      CREATE TABLE child (id int PRIMARY KEY, t_id int REFERENCES t ON UPDATE CASCADE DEFERRABLE) PARTITION BY RANGE (id);
+                      CREATE TABLE child_1 PARTITION OF child DEFAULT; CREATE INDEX ON child (t_id)",
                 change: &["widen", "t.id", "bigint"],
                 changed: "SELECT count(*) = 2 FROM pg_attribute WHERE atttypid = 'bigint'::regtype \
                           AND (attrelid, attname) IN (('t'::regclass, 'id'), ('child'::regclass, 't_id'))",

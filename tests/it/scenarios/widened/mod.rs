@@ -1,6 +1,7 @@
 //! `widen`: a key's type changes in every table that holds it, in one cut-over, while an application writes to all of them.
 
 mod application;
+mod partitioned;
 
 use application::{Application, SETUP, TIED, WIDENED, assert_widened, setup, setup_untied};
 use serde_json::Value;
@@ -224,10 +225,10 @@ fn the_plan_has_every_table_and_what_cannot_be_carried_is_refused() {
             "view public.bills reads several of the tables",
         ),
         (
-            "CREATE TABLE p (c int REFERENCES customers) PARTITION BY LIST (c)",
+            "CREATE TABLE p (c int) PARTITION BY LIST (c); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); ALTER TABLE p1 ADD FOREIGN KEY (c) REFERENCES customers",
             "DROP TABLE p",
             ARGS,
-            "public.p is partitioned",
+            "public.p1 is a partition",
         ),
         (
             "CREATE UNLOGGED TABLE u (id int PRIMARY KEY, c int)",
