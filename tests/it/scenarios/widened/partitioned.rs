@@ -7,7 +7,8 @@ use super::*;
 /// parent was validated.
 const KEYS: &str = "SELECT string_agg(concat_ws(' ', k.conrelid::regclass, k.conname, k.convalidated, pg_get_constraintdef(k.oid)), '; ' \
     ORDER BY k.conrelid::regclass::text, k.conname) FROM pg_constraint k \
-    LEFT JOIN pg_constraint above ON above.oid = k.conparentid WHERE k.contype = 'f' AND above.conrelid IS DISTINCT FROM k.conrelid";
+    LEFT JOIN pg_constraint above ON above.oid = k.conparentid WHERE k.contype = 'f' AND above.conrelid IS DISTINCT FROM k.conrelid \
+    AND k.connamespace = 'public'::regnamespace";
 
 /// Panics unless schema and foreign keys are those of tables that were widened by plain statements.
 fn assert_partitioned_as_by_hand(db: &Db) {
@@ -118,4 +119,36 @@ fn what_becomes_of_one_partition_is_noticed() {
     pgrecast(&db, &["abort"]).ended(0);
     assert_nothing_left(&db);
     assert_ne!(db.query_one_text("SELECT count(*) FROM address_log_2"), "0");
+}
+
+/// The table of the key itself is partitioned, so that foreign keys refer to all of its partitions.
+#[test]
+fn the_key_may_be_that_of_a_partitioned_table() {
+    let setup = || {
+        let db = Db::new();
+        db.sql(
+            "CREATE TABLE c (id int, region int, name text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+             CREATE TABLE c_1 PARTITION OF c FOR VALUES IN (1); CREATE TABLE c_2 PARTITION OF c FOR VALUES IN (2);
+             CREATE TABLE o (id int PRIMARY KEY, c int, region int, FOREIGN KEY (c, region) REFERENCES c ON UPDATE CASCADE);
+             INSERT INTO c SELECT n, n % 2 + 1, 'n' FROM generate_series(1, 500) n; INSERT INTO o SELECT id, id, region FROM c",
+        );
+        db
+    };
+    let db = setup();
+    let (before, keys) = (dump(&db), db.query_one_text(KEYS));
+    let running = command(&db, &["widen", "c.id", "bigint", "--rollback-window", "10m"]);
+    running.wait_for_window();
+    let widened = db.query_one_text(KEYS);
+    db.sql("INSERT INTO c VALUES (1000, 2); INSERT INTO o VALUES (1000, 1000, 2); UPDATE c SET id = id + 2000, region = 3 - region WHERE id < 9");
+    assert!(db.connect().try_sql("INSERT INTO o VALUES (2000, 9999, 1)").is_err(), "the key is checked");
+    command(&db, &["rollback", &only_head(&db)]).wait().done();
+    running.wait().done();
+    finish_group(&db);
+    assert_eq!((dump(&db), db.query_one_text(KEYS)), (before, keys));
+    let rows = "SELECT concat_ws(' ', (SELECT count(*) FROM c), (SELECT count(*) FROM o WHERE id = 1000 OR c > 2000), \
+        (SELECT count(*) FROM o JOIN c ON (c.id, c.region) = (o.c, o.region)))";
+    assert_eq!(db.query_one_text(rows), "501 9 501");
+    let by_hand = setup();
+    by_hand.sql("ALTER TABLE c ALTER id TYPE bigint; ALTER TABLE o ALTER c TYPE bigint");
+    assert_eq!(widened, by_hand.query_one_text(KEYS));
 }
