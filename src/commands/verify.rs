@@ -37,15 +37,6 @@ pub async fn verify(typed: Verify) -> Result<(), Failure> {
 fn too_early_or_late(m: &Migration) -> Option<Failure> {
     let id = m.id;
     let wrong = || Failure::usage(format!("migration {id} is in phase {}: there is nothing to compare", m.phase));
-    let apart = m.tables().any(|table| table.plan.back.as_ref().is_some_and(|back| back.rejoin.is_some()));
-    if m.phase == Phase::Keep && apart {
-        return Some(
-            Failure::usage(format!(
-                "migration {id} took the table apart: its old shape is not compared with the new tables"
-            ))
-            .hint("The comparison was made before the swap; rows that do not go back are said as they come."),
-        );
-    }
     match m.phase {
         Phase::CatchUp | Phase::Ready | Phase::Keep | Phase::Differs | Phase::NoWayBack => None,
         Phase::Prepare | Phase::Copy | Phase::Index => Some(wrong().hint(format!(

@@ -4,6 +4,7 @@
 
 use pg_query::protobuf::Token;
 use pg_query::{Node, NodeEnum};
+use serde::{Deserialize, Serialize};
 
 use super::parts::Part;
 use super::types::Value;
@@ -20,7 +21,7 @@ pub struct Elements<'a> {
 }
 
 /// What has elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Collection {
     /// An array of one dimension.
     Array,
@@ -29,6 +30,14 @@ pub enum Collection {
 }
 
 impl Collection {
+    /// What is the same of two collections with the same elements: an array may have had several dimensions, or others places.
+    pub fn alike(self, value: &str) -> String {
+        match self {
+            Collection::Array => format!("ARRAY(SELECT pg_catalog.unnest({value}))"),
+            Collection::Jsonb => value.to_owned(),
+        }
+    }
+
     /// All elements in their order; none make an empty collection.
     pub fn collected(self, element: &str, place: &str, rows: &str) -> String {
         match self {

@@ -3,7 +3,7 @@
 pub mod build;
 pub mod compat;
 pub mod ddl;
-mod elements;
+pub mod elements;
 pub mod former;
 pub mod guard;
 pub mod holding;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::compat::CompatView;
-use super::elements::{Elements, elements, reads};
+use super::elements::{Collection, Elements, elements, reads};
 use super::former::Reading;
 use super::key;
 use super::lookups::{Lookup, NUMBER};
@@ -27,6 +27,19 @@ pub struct Rejoin {
     pub tables: Vec<Beside>,
     /// The view that was left with the old shape.
     pub view: Option<CompatView>,
+    /// How old rows are compared with the query.
+    pub comparison: Comparison,
+}
+
+/// What of the old rows follows from the new ones alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The query, but that an old row which a new table lacks keeps what it has: a default may give another value each time.
+    pub rows: String,
+    /// Columns that come back by an expression. An old row that nobody touched has what it had, which need not be that.
+    pub given: Vec<String>,
+    /// Columns whose elements are rows.
+    pub elements: Vec<(String, Collection)>,
 }
 
 /// One of them.
@@ -86,7 +99,9 @@ impl Beside {
 impl Rejoin {
     /// Puts the old table's name into the query.
     pub fn know(&mut self, old: &QualifiedName) {
-        self.rows = self.rows.replace(OLD, &old.to_string());
+        for rows in [&mut self.rows, &mut self.comparison.rows] {
+            *rows = rows.replace(OLD, &old.to_string());
+        }
     }
 }
 
@@ -106,7 +121,7 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
         return Err(Failure::usage(format!("--reverse {}: a column of the key stays as it is", plain_ident(name))));
     }
     let key = key_back(plan)?;
-    let query = query(plan, given)?;
+    let query = query(plan, given, Lacking::Default)?;
     let column = |column: &Column| back_column(column, query.columns.contains(&column.name));
     let columns = old.columns.iter().map(column).collect::<Result<Vec<_>, _>>()?;
     let names = plan.key_names();
@@ -118,7 +133,12 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
         identity: IdentityChange::None,
         settings: plan.settings.clone(),
         clauses: plan.clauses.clone(),
-        rejoin: Some(Rejoin { rows: query.sql, tables: tables(plan), view: plan.compat_view.clone() }),
+        rejoin: Some(Rejoin {
+            rows: query.sql,
+            tables: tables(plan),
+            view: plan.compat_view.clone(),
+            comparison: comparison(plan, given)?,
+        }),
         ..Plan::plain(plan.target.clone(), old.clone(), columns, key)
     })
 }
@@ -198,18 +218,41 @@ fn back_column(column: &Column, told: bool) -> Result<TargetColumn, Failure> {
     }
 }
 
+fn comparison(plan: &Plan, given: &[Given]) -> Result<Comparison, Failure> {
+    let parts = || plan.parts.iter().filter(|part| !part.takes_rows);
+    let columns = plan.source.columns.iter().filter(|column| plan.name_after(&column.name).is_none());
+    let of = |column: &Column| {
+        let of = parts().find_map(|part| Some(elements(part, &column.name)?.of))?;
+        Some((column.name.clone(), of))
+    };
+    Ok(Comparison {
+        rows: query(plan, given, Lacking::Kept)?.sql,
+        given: given.iter().map(|(name, _)| name.clone()).collect(),
+        elements: columns.filter_map(of).collect(),
+    })
+}
+
+/// What an old row has in place of a column whose new table lacks it.
+#[derive(Clone, Copy)]
+enum Lacking {
+    /// The column's default.
+    Default,
+    /// What it has.
+    Kept,
+}
+
 /// The query, and the old columns that it gives.
 struct Query {
     sql: String,
     columns: Vec<String>,
 }
 
-fn query(plan: &Plan, given: &[Given]) -> Result<Query, Failure> {
+fn query(plan: &Plan, given: &[Given], lacking: Lacking) -> Result<Query, Failure> {
     let mut told: Vec<(&Column, String)> = Vec::new();
     for column in plan.source.columns.iter().filter(|c| !c.origin.is_generated()) {
         let value = match given.iter().find(|(name, _)| *name == column.name) {
             Some((_, expression)) => Some(as_given(plan, column, expression)),
-            None => value(plan, column)?,
+            None => value(plan, column, lacking)?,
         };
         told.extend(value.map(|value| (column, value)));
     }
@@ -288,7 +331,7 @@ fn copy_in<'a>(part: &'a Part, column: &Column) -> Option<&'a str> {
 }
 
 /// An old column's value over what remains and what is joined to it; `None` where it is simply gone.
-fn value(plan: &Plan, column: &Column) -> Result<Option<String>, Failure> {
+fn value(plan: &Plan, column: &Column, lacking: Lacking) -> Result<Option<String>, Failure> {
     if let Some(name) = plan.name_after(&column.name) {
         return Ok(Some(format!("{REST}.{}", Ident(name))));
     }
@@ -304,8 +347,18 @@ fn value(plan: &Plan, column: &Column) -> Result<Option<String>, Failure> {
         let alias = part_alias(n);
         let copy = format!("{alias}.{}", Ident(copy));
         // What an INSERT without the column would give.
+        let was = || {
+            let name = Ident(&column.name);
+            format!("(SELECT \"#was\".{name} FROM {OLD} AS \"#was\" WHERE {})", old_row(plan))
+        };
         return Ok(Some(match &column.default {
-            Some(default) => format!("CASE WHEN {alias}.{} IS NULL THEN {default} ELSE {copy} END", Ident(&key.target)),
+            Some(default) => {
+                let value = match lacking {
+                    Lacking::Default => default.clone(),
+                    Lacking::Kept => was(),
+                };
+                format!("CASE WHEN {alias}.{} IS NULL THEN {value} ELSE {copy} END", Ident(&key.target))
+            }
             None => copy,
         }));
     }

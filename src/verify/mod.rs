@@ -12,11 +12,11 @@
 //! interrupted and gone on with as well ([`kept`]).
 
 mod buckets;
+mod by_key;
 mod digest;
 mod drill;
 mod hash;
 mod kept;
-mod many;
 mod pass;
 mod recheck;
 pub mod statements;
@@ -207,9 +207,12 @@ struct Site {
 /// The server's, where trying again does not help; drift of the source; the stream's. Differences are no error.
 pub async fn run<S: InStep>(job: Job, in_step: &S, progress: Arc<Progress>) -> Result<Verdict, Failure> {
     let (site, rows) = Site::open(job, progress).await?;
-    if site.job.plan.is_to_many() {
+    if site.statements.is_by_key() {
         let mut recheck = Recheck::new(&site, in_step);
-        recheck.run(many::candidates(&site).await?).await?;
+        recheck.run(by_key::candidates(&site).await?).await?;
+        if site.job.plan.rejoin.is_some() {
+            recheck.tell_all_set_aside();
+        }
         return Ok(Verdict { rows_compared: site.rows(), ..recheck.into_verdict() });
     }
     let (keeper, begun) = match &site.job.keep {
@@ -253,15 +256,15 @@ impl Site {
         let forth = job.forth.as_ref().unwrap_or(&job.plan);
         let by = |forth: &Plan| match &job.forth {
             None => Statements::new(forth, &job.shadow, &job.shadow_leaves),
+            Some(_) if job.plan.rejoin.is_some() => Statements::of_rejoined(&job.plan, &job.shadow),
             Some(_) => Statements::of_way_back(forth, &job.plan, &job.shadow, &job.shadow_leaves),
         };
         let statements = by(&forth.compared(&job.names))?;
         let guarded = forth.guarded(&job.names).map(|forth| by(&forth)).transpose()?;
-        let source = &job.plan.source;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}; {}",
             lock_source(&job.plan),
-            drift::sql(source)
+            drift::plan_sql(&job.plan)
         );
         let mut retry = Retry::new();
         let (columns, rows) = loop {
@@ -270,7 +273,9 @@ impl Site {
                 Err(e) => retry.after(e).await?,
             }
         };
-        let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).collect();
+        let beside = job.plan.besides().iter().filter(|beside| beside.holds.key().is_some());
+        let beside = beside.map(|beside| beside.shape.name.clone());
+        let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).chain(beside).collect();
         let rows_before = progress.rows.load(Ordering::Relaxed);
         Ok((Site { begin, columns, statements, guarded, leaves, job, progress, rows_before }, rows))
     }
@@ -297,8 +302,7 @@ impl Site {
 /// The source's columns, and its rows by the planner's reckoning, which a table never analysed has by its size.
 async fn look(job: &Job) -> Result<(String, u64), Error> {
     let conn = job.connector.open(Role::Verifier).await?;
-    let source = &job.plan.source;
-    let columns = drift::read(&conn, source).await?.columns;
+    let columns = drift::read_all(&conn, &job.plan).await?.columns;
     let sql = format!(
         "SELECT coalesce(sum(CASE WHEN reltuples > 0 THEN reltuples ELSE pg_catalog.pg_relation_size(oid) / 100 END), 0)::int8::text \
          FROM pg_catalog.pg_class WHERE oid IN ({}) AND relkind = 'r'",

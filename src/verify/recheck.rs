@@ -70,6 +70,15 @@ impl<'a, S: InStep> Recheck<'a, S> {
         self.verdict.difference_count >= DIFFERENCES_COUNTED
     }
 
+    /// Counts each row that is known not to fit, also one of a key that neither side has: only a new table beside has it.
+    pub fn tell_all_set_aside(&mut self) {
+        let mut keys: Vec<Key> = self.in_step.set_aside().into_iter().collect();
+        keys.sort_unstable();
+        self.verdict.set_aside_count = keys.len() as u64;
+        let named = keys.iter().take(DIFFERENCES_KEPT).map(|key| describe(self.site.key_names(), key));
+        self.verdict.set_aside = named.collect();
+    }
+
     /// Compares the candidates.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ impl Applier {
     /// The rows are looked for once the change is to be seen. One that cannot be seen then was changed itself, and will be
     /// read by a flush that sees it, and hence the value as well.
     pub(super) async fn values_changed(&mut self, relation: u32, keys: &[Key], xid: u32) -> Result<(), Failure> {
+        // Which rows they are is known later than a comparison may ask.
+        self.touched.clone_from(&self.watched);
         let xid = flush::widen(xid, self.near_xid);
         let plan = self.job.plan.clone();
         let of = |beside: &&crate::plan::rejoin::Beside| beside.shape.oid == relation;

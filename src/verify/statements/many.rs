@@ -21,8 +21,8 @@ impl Many {
         });
         let missing = format!("NOT EXISTS (SELECT 1 FROM {} WHERE {same})", plan.source_from());
         Many {
-            source: format!("SELECT {} FROM {} WHERE {wanted}", source.key_texts, source.from(0)),
-            shadow: format!("SELECT {} FROM {} WHERE {missing}", target.key_texts, target.from(0)),
+            source: format!("SELECT NULL::int8, {} FROM {} WHERE {wanted}", source.key_texts, source.from(0)),
+            shadow: format!("SELECT NULL::int8, {} FROM {} WHERE {missing}", target.key_texts, target.from(0)),
         }
     }
 

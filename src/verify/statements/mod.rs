@@ -5,11 +5,14 @@
 mod both_ways;
 mod keyed;
 mod many;
+mod rejoined;
 
 pub use both_ways::left_out;
 use both_ways::{both_ways, keys_forwards, seen_forwards};
 use keyed::{compare, forwards_again, invert, present, search};
 use many::Many;
+use rejoined::Rejoined;
+pub use rejoined::untold;
 use serde::{Deserialize, Serialize};
 
 use super::hash;
@@ -63,8 +66,8 @@ pub struct Buckets {
 pub struct Statements {
     source: Half,
     shadow: Half,
-    /// Where a source row has any number of rows: see [`Statements::many`].
-    many: Option<Many>,
+    /// Where sums would not show what differs: see [`Statements::by_key`].
+    by_key: Option<ByKey>,
     /// Ways to compare source keys: a row that is the same by one of them is the same.
     pub compare: Vec<Compare>,
     /// Which source keys (one `text[]` for each key column) the source has: their positions.
@@ -76,6 +79,13 @@ pub struct Statements {
     /// Looks for target keys (one `text[]` for each key column) that the shadow has: position, and the key columns as
     /// text of the source row that makes this key, NULL where there is none. Reads the whole source.
     pub search: String,
+}
+
+/// Tables that are looked at key by key.
+#[derive(Debug, Clone)]
+enum ByKey {
+    Many(Many),
+    Rejoined(Rejoined),
 }
 
 /// One way to compare source keys (one `text[]` for each key column): position from 1, whether the source has it,
@@ -131,7 +141,7 @@ impl Statements {
             true => many::compare(plan, shadow),
         };
         Ok(Statements {
-            many: plan.is_to_many().then(|| Many::new(plan, shadow, &source, &shadow_half)),
+            by_key: plan.is_to_many().then(|| ByKey::Many(Many::new(plan, shadow, &source, &shadow_half))),
             source,
             shadow: shadow_half,
             compare: vec![compare],
@@ -170,7 +180,7 @@ impl Statements {
         Ok(Statements {
             source,
             shadow,
-            many: None,
+            by_key: None,
             compare: vec![
                 compare(back, &as_before, &alias, &forwards),
                 compare(back, &format!("{only}{old} AS {SHADOW}"), SHADOW, &backwards),
@@ -188,11 +198,19 @@ impl Statements {
         }
     }
 
-    /// For a part of which a source row has any number of rows: key columns as text of the rows in these blocks whose key
-    /// has not the same rows on both sides. Of the part's rows only those are told whose source row is not there.
-    pub fn many(&self, part: Part) -> String {
-        let half = self.half(part.side);
-        self.many.as_ref().map(|many| many.sql(part.side, half, part.blocks)).unwrap_or_default()
+    /// Whether they are looked at key by key.
+    pub fn is_by_key(&self) -> bool {
+        self.by_key.is_some()
+    }
+
+    /// Of rows in these blocks whose key has not the same rows on both sides: NULL, and the source key's columns as text. Of
+    /// one side only those are told that the other has not. A row may say first how many were read (`int8`).
+    pub fn by_key(&self, part: Part) -> String {
+        match &self.by_key {
+            Some(ByKey::Many(many)) => many.sql(part.side, self.half(part.side), part.blocks),
+            Some(ByKey::Rejoined(rejoined)) => rejoined.sql(part),
+            None => String::new(),
+        }
     }
 
     /// One row a bucket that has rows in these blocks: its number (`int4`), its rows (`int8`) and the exclusive or of
@@ -249,12 +267,7 @@ impl Half {
     }
 
     fn range(&self, blocks: Blocks) -> String {
-        let (ctid, rows) = (&self.ctid, &self.rows);
-        let first = format!("{ctid} >= '({},0)'::tid", blocks.first);
-        match blocks.end {
-            Some(end) => format!("{first} AND {ctid} < '({end},0)'::tid{rows}"),
-            None => format!("{first}{rows}"),
-        }
+        within(&self.ctid, blocks) + &self.rows
     }
 
     fn bucket(&self, Buckets { bits, level }: Buckets) -> String {
@@ -268,6 +281,15 @@ impl Half {
                 format!(" AND pg_catalog.get_bit(${}::bytea, {bucket}) = 1", level + 1)
             })
             .collect()
+    }
+}
+
+/// That a row stands in these blocks.
+fn within(ctid: &str, blocks: Blocks) -> String {
+    let first = format!("{ctid} >= '({},0)'::tid", blocks.first);
+    match blocks.end {
+        Some(end) => format!("{first} AND {ctid} < '({end},0)'::tid"),
+        None => first,
     }
 }
 

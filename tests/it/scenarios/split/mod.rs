@@ -3,6 +3,7 @@
 mod back;
 mod both;
 mod columns;
+mod compared;
 mod compat;
 mod many;
 mod refused;
