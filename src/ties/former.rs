@@ -86,21 +86,19 @@ impl Ties {
 }
 
 impl Carry<'_> {
-    /// Makes it read the table, once that has its name and old shape again. Defaults are the table's own from then on.
+    /// Makes it read the table, once that has its name and old shape again. Defaults are the table's own from then on. Where
+    /// somebody dropped the view, its function is theirs to drop as well.
     pub fn former(&self) -> Vec<String> {
-        let Some(made) = made(self.plan) else { return Vec::new() };
-        let mut steps = Vec::new();
-        if let Some(view) = &self.ties.former {
-            let table = &self.plan.target;
-            let columns = ident_list(table.columns.iter().map(|column| column.name.as_str()));
-            let rows = format!("SELECT {columns} FROM {}", table.name);
-            steps.push(format!("DROP TRIGGER {} ON {}", Ident(&made.function.name), view.name));
-            for (column, _) in &view.defaults {
-                steps.push(format!("ALTER VIEW {} ALTER COLUMN {} DROP DEFAULT", view.name, Ident(column)));
-            }
-            steps.push(views::create(view, "CREATE OR REPLACE VIEW", &view.name, &rows));
+        let (Some(made), Some(view)) = (made(self.plan), &self.ties.former) else { return Vec::new() };
+        let table = &self.plan.target;
+        let columns = ident_list(table.columns.iter().map(|column| column.name.as_str()));
+        let rows = format!("SELECT {columns} FROM {}", table.name);
+        let mut steps = vec![format!("DROP TRIGGER {} ON {}", Ident(&made.function.name), view.name)];
+        for (column, _) in &view.defaults {
+            steps.push(format!("ALTER VIEW {} ALTER COLUMN {} DROP DEFAULT", view.name, Ident(column)));
         }
-        steps.push(format!("DROP FUNCTION IF EXISTS {}()", made.function));
+        steps.push(views::create(view, "CREATE OR REPLACE VIEW", &view.name, &rows));
+        steps.push(format!("DROP FUNCTION {}()", made.function));
         steps
     }
 }
