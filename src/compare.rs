@@ -17,7 +17,7 @@ use crate::report::{Event, Phase as Shown, Reporter, VerifyFigures};
 use crate::state::{Migration, Phase, Store};
 use crate::stream::Key;
 use crate::throttle::Throttle;
-use crate::verify::statements::{left_out, untold};
+use crate::verify::statements::left_out;
 use crate::verify::{self, Difference, Kind, Verdict};
 
 /// How often to look whether somebody asks, or still waits.
@@ -194,10 +194,7 @@ impl Pair<'_> {
 
     fn left_out(&self) -> Vec<String> {
         let Some(forth) = &self.forth else { return Vec::new() };
-        let (new, old) = match self.context.plan.rejoin {
-            Some(_) => (Vec::new(), untold(&self.context.plan)),
-            None => left_out(forth, &self.context.plan),
-        };
+        let (new, old) = left_out(forth, &self.context.plan);
         let told = [(new, self.context.plan.source.name.plain()), (old, self.context.names.shadow().plain())];
         told.into_iter()
             .filter(|(columns, _)| !columns.is_empty())

@@ -42,4 +42,4 @@ SELECT coalesce(json_agg(t ORDER BY t.oid <> $first, t.name ->> 'schema', t.name
         c.relispartition AS is_partition, json_agg(a.attname ORDER BY a.attnum) AS columns
     FROM held h JOIN pg_catalog.pg_class c ON c.oid = h.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = h.attrelid AND a.attnum = h.attnum
-    GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relispartition) AS t";
+    GROUP BY c.oid, n.nspname, c.relname, c.relispartition) AS t";

@@ -121,6 +121,7 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
         return Err(Failure::usage(format!("--reverse {}: a column of the key stays as it is", plain_ident(name))));
     }
     let key = key_back(plan)?;
+    let compared = query(plan, given, Lacking::Kept)?;
     let query = query(plan, given, Lacking::Default)?;
     let column = |column: &Column| back_column(column, query.columns.contains(&column.name));
     let columns = old.columns.iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -137,7 +138,11 @@ pub fn back(plan: &Plan, given: &[Given]) -> Result<Plan, Failure> {
             rows: query.sql,
             tables: tables(plan),
             view: plan.compat_view.clone(),
-            comparison: comparison(plan, given)?,
+            comparison: Comparison {
+                rows: compared.sql,
+                given: given.iter().map(|(name, _)| name.clone()).collect(),
+                elements: compared.elements,
+            },
         }),
         ..Plan::plain(plan.target.clone(), old.clone(), columns, key)
     })
@@ -218,24 +223,10 @@ fn back_column(column: &Column, told: bool) -> Result<TargetColumn, Failure> {
     }
 }
 
-fn comparison(plan: &Plan, given: &[Given]) -> Result<Comparison, Failure> {
-    let parts = || plan.parts.iter().filter(|part| !part.takes_rows);
-    let columns = plan.source.columns.iter().filter(|column| plan.name_after(&column.name).is_none());
-    let of = |column: &Column| {
-        let of = parts().find_map(|part| Some(elements(part, &column.name)?.of))?;
-        Some((column.name.clone(), of))
-    };
-    Ok(Comparison {
-        rows: query(plan, given, Lacking::Kept)?.sql,
-        given: given.iter().map(|(name, _)| name.clone()).collect(),
-        elements: columns.filter_map(of).collect(),
-    })
-}
-
 /// What an old row has in place of a column whose new table lacks it.
 #[derive(Clone, Copy)]
 enum Lacking {
-    /// The column's default.
+    /// The column's default, as an INSERT without it gives.
     Default,
     /// What it has.
     Kept,
@@ -245,20 +236,34 @@ enum Lacking {
 struct Query {
     sql: String,
     columns: Vec<String>,
+    /// Those that are put together of elements.
+    elements: Vec<(String, Collection)>,
+}
+
+/// An old column's value, as SQL.
+struct Told {
+    sql: String,
+    elements: Option<Collection>,
+}
+
+impl Told {
+    fn plain(sql: String) -> Told {
+        Told { sql, elements: None }
+    }
 }
 
 fn query(plan: &Plan, given: &[Given], lacking: Lacking) -> Result<Query, Failure> {
-    let mut told: Vec<(&Column, String)> = Vec::new();
+    let mut told: Vec<(&Column, Told)> = Vec::new();
     for column in plan.source.columns.iter().filter(|c| !c.origin.is_generated()) {
         let value = match given.iter().find(|(name, _)| *name == column.name) {
-            Some((_, expression)) => Some(as_given(plan, column, expression)),
+            Some((_, expression)) => Some(Told::plain(as_given(plan, column, expression))),
             None => value(plan, column, lacking)?,
         };
         told.extend(value.map(|value| (column, value)));
     }
     let mut branches = vec![format!("SELECT {} FROM {}", listed(&told), from(plan))];
     for part in plan.parts.iter().filter(|part| part.takes_rows) {
-        let column = |(column, _): &(&'_ Column, String)| match copy_in(part, column) {
+        let column = |(column, _): &(&'_ Column, Told)| match copy_in(part, column) {
             Some(name) => Ok(format!("\"#taken\".{} AS {}", Ident(name), Ident(&column.name))),
             None => Err(refused(format!(
                 "table {} has no copy of column {}, so its rows would not come back whole",
@@ -271,11 +276,12 @@ fn query(plan: &Plan, given: &[Given], lacking: Lacking) -> Result<Query, Failur
         branches.push(format!("SELECT {columns} FROM ONLY {} AS \"#taken\"", part.target.name));
     }
     let columns = told.iter().map(|(column, _)| column.name.clone()).collect();
-    Ok(Query { sql: branches.join(" UNION ALL "), columns })
+    let elements = told.iter().filter_map(|(column, told)| Some((column.name.clone(), told.elements?))).collect();
+    Ok(Query { sql: branches.join(" UNION ALL "), columns, elements })
 }
 
-fn listed(told: &[(&Column, String)]) -> String {
-    told.iter().map(|(column, value)| format!("{value} AS {}", Ident(&column.name))).collect::<Vec<_>>().join(", ")
+fn listed(told: &[(&Column, Told)]) -> String {
+    told.iter().map(|(column, told)| format!("{} AS {}", told.sql, Ident(&column.name))).collect::<Vec<_>>().join(", ")
 }
 
 /// What remains, and what is joined to it.
@@ -331,12 +337,12 @@ fn copy_in<'a>(part: &'a Part, column: &Column) -> Option<&'a str> {
 }
 
 /// An old column's value over what remains and what is joined to it; `None` where it is simply gone.
-fn value(plan: &Plan, column: &Column, lacking: Lacking) -> Result<Option<String>, Failure> {
+fn value(plan: &Plan, column: &Column, lacking: Lacking) -> Result<Option<Told>, Failure> {
     if let Some(name) = plan.name_after(&column.name) {
-        return Ok(Some(format!("{REST}.{}", Ident(name))));
+        return Ok(Some(Told::plain(format!("{REST}.{}", Ident(name)))));
     }
     if let Some((n, lookup)) = plan.lookups.iter().enumerate().find(|(_, lookup)| lookup.source == column.name) {
-        return Ok(Some(format!("{}.{}", values_alias(n), Ident(&lookup.value))));
+        return Ok(Some(Told::plain(format!("{}.{}", values_alias(n), Ident(&lookup.value)))));
     }
     let (shown, parts) = (plain_ident(&column.name), || plan.parts.iter().enumerate().filter(|(_, p)| !p.takes_rows));
     if column.origin.is_identity() {
@@ -346,21 +352,16 @@ fn value(plan: &Plan, column: &Column, lacking: Lacking) -> Result<Option<String
         let (Some(copy), Some(key)) = (copy_in(part, column), part.key.columns.first()) else { continue };
         let alias = part_alias(n);
         let copy = format!("{alias}.{}", Ident(copy));
-        // What an INSERT without the column would give.
-        let was = || {
-            let name = Ident(&column.name);
-            format!("(SELECT \"#was\".{name} FROM {OLD} AS \"#was\" WHERE {})", old_row(plan))
-        };
-        return Ok(Some(match &column.default {
-            Some(default) => {
-                let value = match lacking {
-                    Lacking::Default => default.clone(),
-                    Lacking::Kept => was(),
-                };
-                format!("CASE WHEN {alias}.{} IS NULL THEN {value} ELSE {copy} END", Ident(&key.target))
+        let Some(default) = &column.default else { return Ok(Some(Told::plain(copy))) };
+        let otherwise = match lacking {
+            Lacking::Default => default.clone(),
+            Lacking::Kept => {
+                let name = Ident(&column.name);
+                format!("(SELECT \"#was\".{name} FROM {OLD} AS \"#was\" WHERE {})", old_row(plan))
             }
-            None => copy,
-        }));
+        };
+        let key = Ident(&key.target);
+        return Ok(Some(Told::plain(format!("CASE WHEN {alias}.{key} IS NULL THEN {otherwise} ELSE {copy} END"))));
     }
     if let Some(elements) = parts().find_map(|(_, part)| collected(plan, part, column)) {
         return Ok(Some(elements));
@@ -386,7 +387,7 @@ fn is_told_by(part: &Part, column: &Column) -> bool {
 }
 
 /// The elements of a part, put together in the order of their places.
-fn collected(plan: &Plan, part: &Part, column: &Column) -> Option<String> {
+fn collected(plan: &Plan, part: &Part, column: &Column) -> Option<Told> {
     let Elements { element, place: Some(place), of } = elements(part, &column.name)? else { return None };
     if part.rows.is_some() {
         return None;
@@ -395,15 +396,16 @@ fn collected(plan: &Plan, part: &Part, column: &Column) -> Option<String> {
     let (element, place) = (format!("{alias}.{}", Ident(element)), format!("{alias}.{}", Ident(place)));
     let rows = format!("FROM ONLY {} AS {alias} WHERE {}", part.target.name, same(part, alias));
     let collected = of.collected(&element, &place, &rows);
-    if column.not_null {
-        return Some(collected);
-    }
-    // Neither NULL nor an empty one has elements: an old row that had NULL has it still.
-    Some(format!(
-        "CASE WHEN EXISTS (SELECT 1 {rows}) OR NOT EXISTS (SELECT 1 FROM {OLD} AS \"#was\" WHERE {} AND \"#was\".{name} IS NULL) \
-         THEN {collected} END",
-        old_row(plan),
-    ))
+    let sql = match column.not_null {
+        true => collected,
+        // Neither NULL nor an empty one has elements: an old row that had NULL has it still.
+        false => format!(
+            "CASE WHEN EXISTS (SELECT 1 {rows}) OR NOT EXISTS (SELECT 1 FROM {OLD} AS \"#was\" WHERE {} AND \"#was\".{name} IS NULL) \
+             THEN {collected} END",
+            old_row(plan),
+        ),
+    };
+    Some(Told { sql, elements: Some(of) })
 }
 
 fn old_row(plan: &Plan) -> String {
@@ -424,6 +426,12 @@ impl Plan {
     /// The new tables beside what remains of one that was taken apart, on the way back.
     pub fn besides(&self) -> &[Beside] {
         self.rejoin.as_ref().map_or(&[], |rejoin| &rejoin.tables)
+    }
+
+    /// What remains and the new tables that have the key, each with the columns in which it stands there.
+    pub fn keyed_tables(&self) -> Vec<(&QualifiedName, Vec<String>)> {
+        let beside = self.besides().iter().filter_map(|b| Some((&b.shape.name, b.holds.key()?.to_vec())));
+        std::iter::once((&self.source.name, self.key_names())).chain(beside).collect()
     }
 
     /// Everything that is read for the source's rows, as LOCK TABLE calls it.

@@ -256,7 +256,6 @@ impl Site {
         let forth = job.forth.as_ref().unwrap_or(&job.plan);
         let by = |forth: &Plan| match &job.forth {
             None => Statements::new(forth, &job.shadow, &job.shadow_leaves),
-            Some(_) if job.plan.rejoin.is_some() => Statements::of_rejoined(&job.plan, &job.shadow),
             Some(_) => Statements::of_way_back(forth, &job.plan, &job.shadow, &job.shadow_leaves),
         };
         let statements = by(&forth.compared(&job.names))?;
@@ -273,9 +272,10 @@ impl Site {
                 Err(e) => retry.after(e).await?,
             }
         };
-        let beside = job.plan.besides().iter().filter(|beside| beside.holds.key().is_some());
-        let beside = beside.map(|beside| beside.shape.name.clone());
-        let leaves = job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).chain(beside).collect();
+        let leaves = match job.plan.rejoin {
+            Some(_) => job.plan.keyed_tables().into_iter().map(|(table, _)| table.clone()).collect(),
+            None => job.plan.leaves().into_iter().map(|leaf| leaf.shape.name.clone()).collect(),
+        };
         let rows_before = progress.rows.load(Ordering::Relaxed);
         Ok((Site { begin, columns, statements, guarded, leaves, job, progress, rows_before }, rows))
     }

@@ -1,5 +1,6 @@
 //! What can be compared of a new table and the old one that follows it. Pure.
 
+use super::rejoined::untold;
 use super::{Compared, absent, one_compared};
 use crate::error::Failure;
 use crate::pg::Ident;
@@ -20,6 +21,9 @@ pub(super) fn both_ways<'a>(forth: &'a Plan, back: &'a Plan) -> Vec<(&'a TargetC
 /// Columns of the new table, and of the old one, that a comparison in the rollback window leaves out, because their values
 /// do not follow from the other table's.
 pub fn left_out<'a>(forth: &'a Plan, back: &'a Plan) -> (Vec<&'a str>, Vec<&'a str>) {
+    if back.rejoin.is_some() {
+        return (Vec::new(), untold(back));
+    }
     let pairs = both_ways(forth, back);
     let new = forth.columns.iter().filter(|c| !pairs.iter().any(|(new, _)| new.name == c.name));
     let old = back.columns.iter().filter(|c| !pairs.iter().any(|(_, old)| old.name == c.name));

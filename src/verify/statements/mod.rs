@@ -12,7 +12,6 @@ use both_ways::{both_ways, keys_forwards, seen_forwards};
 use keyed::{compare, forwards_again, invert, present, search};
 use many::Many;
 use rejoined::Rejoined;
-pub use rejoined::untold;
 use serde::{Deserialize, Serialize};
 
 use super::hash;
@@ -165,6 +164,9 @@ impl Statements {
         old: &QualifiedName,
         old_leaves: &[QualifiedName],
     ) -> Result<Self, Failure> {
+        if back.rejoin.is_some() {
+            return Statements::of_rejoined(back, old);
+        }
         let pairs = both_ways(forth, back);
         let forwards =
             pairs.iter().map(|(forth_column, _)| seen_forwards(forth, forth_column)).collect::<Result<Vec<_>, _>>()?;
@@ -206,9 +208,10 @@ impl Statements {
     /// Of rows in these blocks whose key has not the same rows on both sides: NULL, and the source key's columns as text. Of
     /// one side only those are told that the other has not. A row may say first how many were read (`int8`).
     pub fn by_key(&self, part: Part) -> String {
+        let half = self.half(part.side);
         match &self.by_key {
-            Some(ByKey::Many(many)) => many.sql(part.side, self.half(part.side), part.blocks),
-            Some(ByKey::Rejoined(rejoined)) => rejoined.sql(part),
+            Some(ByKey::Many(many)) => many.sql(part.side, half, part.blocks),
+            Some(ByKey::Rejoined(rejoined)) => rejoined.sql(part, half),
             None => String::new(),
         }
     }
@@ -267,7 +270,12 @@ impl Half {
     }
 
     fn range(&self, blocks: Blocks) -> String {
-        within(&self.ctid, blocks) + &self.rows
+        let (ctid, rows) = (&self.ctid, &self.rows);
+        let first = format!("{ctid} >= '({},0)'::tid", blocks.first);
+        match blocks.end {
+            Some(end) => format!("{first} AND {ctid} < '({end},0)'::tid{rows}"),
+            None => format!("{first}{rows}"),
+        }
     }
 
     fn bucket(&self, Buckets { bits, level }: Buckets) -> String {
@@ -281,15 +289,6 @@ impl Half {
                 format!(" AND pg_catalog.get_bit(${}::bytea, {bucket}) = 1", level + 1)
             })
             .collect()
-    }
-}
-
-/// That a row stands in these blocks.
-fn within(ctid: &str, blocks: Blocks) -> String {
-    let first = format!("{ctid} >= '({},0)'::tid", blocks.first);
-    match blocks.end {
-        Some(end) => format!("{first} AND {ctid} < '({end},0)'::tid"),
-        None => first,
     }
 }
 
