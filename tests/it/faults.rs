@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrecast::demo::Server;
 
 use crate::harness::load::{Load, Options, Shape};
-use crate::harness::migration::{SOON, WIDEN, assert_widened, command, phase_of, widen};
+use crate::harness::migration::{SOON, WIDEN, assert_widened, command, only_migration, phase_of, widen};
 use crate::harness::{Db, Output, Running, assert_nothing_left, dump, own_server, spawn_with, wait_for};
 
 /// Of a run up to the end of its clean-up, in its order: both sides of a statement, unless one is named.
@@ -345,7 +345,7 @@ impl Case {
     }
 
     fn id(&self) -> String {
-        self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL")
+        only_migration(&self.db)
     }
 
     fn go_on(&self, args: &[&str]) -> Output {

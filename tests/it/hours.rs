@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::load::{Load, Options, Shape};
-use crate::harness::migration::{SOON, assert_widened, command, finish, wait_until};
+use crate::harness::migration::{SOON, assert_widened, command, copied_blocks, finish, wait_until};
 use crate::harness::{Db, Output, Running, assert_nothing_left, pgrecast, spawn_with, wait_for};
 
 /// What the load writes in a night of a few seconds would be much until the next one.
@@ -31,10 +31,6 @@ fn start(db: &Db, day: u64, time: u64, more: &[&str]) -> Running {
     let change = "ALTER id TYPE bigint, ALTER u TYPE bigint, ADD COLUMN extra text NOT NULL DEFAULT 'none'";
     let args = [&["alter", "t", change, "--format", "json"], more].concat();
     spawn_with(db.dsn(), &args, &[("PGRECAST_CLOCK", &clock)])
-}
-
-fn copied_blocks(db: &Db) -> String {
-    db.query_one_text("SELECT coalesce(sum(end_block - first_block), 0) FROM pgrecast.chunk")
 }
 
 fn says(output: &Output, words: &str) {

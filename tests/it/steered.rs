@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::harness::load::{Load, Options, Shape};
-use crate::harness::migration::{SOON, WIDEN, assert_widened, command, finish, wait_until, widen};
+use crate::harness::migration::{SOON, WIDEN, assert_widened, command, copied_blocks, finish, wait_until, widen};
 use crate::harness::{Db, Session, assert_nothing_left, beside, own_server, spawn_with, standby_of, wait_for};
 
 /// Rows that make the copy several chunks long.
@@ -20,10 +20,6 @@ fn table() -> Db {
     db.sql(Shape::plain_ddl());
     db.sql(FILLER);
     db
-}
-
-fn copied_blocks(db: &Db) -> String {
-    db.query_one_text("SELECT coalesce(sum(end_block - first_block), 0) FROM pgrecast.chunk")
 }
 
 fn held_back(running: &crate::harness::Running, why: &str) -> String {

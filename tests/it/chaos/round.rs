@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::harness::load::{Load, Options};
+use crate::harness::migration::only_migration;
 use crate::harness::wire::Wire;
 use crate::harness::{Db, Output, Running, Session, assert_nothing_left, dump, spawn, wait_for};
 
@@ -173,7 +174,7 @@ impl<'a> Round<'a> {
 
     /// The command that leads there from here.
     fn command(&mut self, goal: Goal, phase: &Phase, aborts: bool) -> Vec<String> {
-        let id = || self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
+        let id = || only_migration(&self.db);
         let args: Vec<String> = match (phase, goal) {
             (None, _) => self.table.change.iter().chain(&self.options).map(|&word| word.to_owned()).collect(),
             (Some(_), Goal::Aborted) if aborts => vec!["abort".into(), id()],
@@ -198,7 +199,7 @@ impl<'a> Round<'a> {
         let mut faults = self.rng.random_range(0..2);
         while self.phase().is_some() {
             self.met.clear();
-            let id = self.db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
+            let id = only_migration(&self.db);
             eprintln!("chaos:   finish");
             let dsn = self.wire.dsn(self.db.dsn(), self.server.port());
             let mut running = spawn(&dsn, &["finish", &id, "--format", "json"]);

@@ -103,10 +103,19 @@ pub fn kill_behind_the_swap(db: &Db, running: Running) {
     running.kill();
 }
 
+/// The number of the only migration there is, be it of one table or of several.
+pub fn only_migration(db: &Db) -> String {
+    db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL")
+}
+
+/// How much of the table is copied.
+pub fn copied_blocks(db: &Db) -> String {
+    db.query_one_text("SELECT coalesce(sum(end_block - first_block), 0) FROM pgrecast.chunk")
+}
+
 /// Finishes the only migration, and sees that nothing of ours is left.
 pub fn finish(db: &Db) {
-    let id = db.query_one_text("SELECT id FROM pgrecast.migration");
-    command(db, &["finish", &id]).wait().ended(0);
+    command(db, &["finish", &only_migration(db)]).wait().ended(0);
     super::assert_nothing_left(db);
 }
 

@@ -31,6 +31,7 @@ mod widened;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::harness::migration::only_migration;
 use crate::harness::{Db, Running, spawn};
 
 /// Longer than any phase of these small tables takes on a loaded machine.
@@ -86,9 +87,4 @@ impl Postponed {
         assert_eq!(released.code, Some(0), "{}", released.stderr);
         self.running.wait()
     }
-}
-
-/// The number of the only migration there is.
-fn only_migration(db: &Db) -> String {
-    db.query_one_text("SELECT id FROM pgrecast.migration")
 }

@@ -6,12 +6,18 @@ use crate::harness::spawn_with;
 
 pub(super) const WINDOW: &[&str] = &["--rollback-window", "10m"];
 
-/// What the other application does to a row, in the new shape: `(id, new id, row)`; none of them both is nothing.
-enum Change<'a> {
-    Insert(&'a str, &'a Row),
-    Update(&'a str, &'a Row),
-    Delete(&'a str),
-    Rekey(&'a str, &'a str),
+/// What an application does to a row of its own.
+pub(super) enum Change {
+    Insert(String, Row),
+    Update(String, Row),
+    Delete(String),
+    Rekey(String, String),
+}
+
+/// A change, and whether it is taken back.
+pub(super) struct Step {
+    pub(super) change: Change,
+    pub(super) taken_back: bool,
 }
 
 /// A kind of split, and how the other application speaks to its tables.
@@ -19,52 +25,57 @@ pub(super) struct Kind {
     pub(super) split: &'static [&'static str],
     /// Makes the table what the kind needs.
     pub(super) setup: &'static str,
-    change: fn(&Change<'_>) -> String,
+    change: fn(&Change) -> String,
     /// What there is after it, beside `t`.
     tables: &'static [&'static str],
 }
 
 impl Writer {
+    /// What comes next for one of the rows whose keys begin at `first`.
+    pub(super) fn step(&self, first: u64) -> Step {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let slot = first + turn * 7 % Writer::ROWS;
+        let (id, other) = (slot.to_string(), (slot + 10_000).to_string());
+        let row = ((turn * 3 % 5).to_string(), format!("body {}", turn % 50), tags(turn));
+        let books = self.books.lock().expect("the books");
+        let (there, elsewhere) = if books.contains_key(&other) { (other, id) } else { (id, other) };
+        let change = match (books.get(&there), turn % 11) {
+            (None, _) => Change::Insert(there, row),
+            (Some(_), 3) => Change::Delete(there),
+            (Some(_), 5) => Change::Rekey(there, elsewhere),
+            (Some(_), _) => Change::Update(there, row),
+        };
+        Step { change, taken_back: turn % 4 == 1 }
+    }
+
+    /// It is done.
+    pub(super) fn book(&self, change: Change) {
+        let mut books = self.books.lock().expect("the books");
+        match change {
+            Change::Insert(id, row) | Change::Update(id, row) => drop(books.insert(id, row)),
+            Change::Delete(id) => drop(books.remove(&id)),
+            Change::Rekey(id, other) => {
+                let row = books.remove(&id).expect("a row");
+                books.insert(other, row);
+            }
+        }
+    }
+
     /// An application of the new shape, until the swap back takes its tables away.
     pub(super) fn run_new(&self, db: &Db, kind: &Kind, goes_on: &dyn Fn() -> bool) {
         let session = db.connect();
         while goes_on() {
-            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-            let slot = Writer::FIRST + turn * 7 % Writer::ROWS;
-            let (id, other) = (slot.to_string(), (slot + 10_000).to_string());
-            let tags = match turn % 5 {
-                0 => "{}".to_owned(),
-                1 => "{a,a}".to_owned(),
-                n => format!("{{x{turn},a,NULL,y{n}}}"),
-            };
-            let row = ((turn * 3 % 5).to_string(), format!("body {}", turn % 50), tags);
-            let mut books = self.books.lock().expect("the books").clone();
-            let there = if books.contains_key(&other) { &other } else { &id };
-            let change = match (books.get(there), turn % 11) {
-                (None, _) => Change::Insert(there, &row),
-                (Some(_), 3) => Change::Delete(there),
-                (Some(_), 5) => Change::Rekey(there, if *there == id { &other } else { &id }),
-                (Some(_), _) => Change::Update(there, &row),
-            };
-            let end = if turn % 4 == 1 { "ROLLBACK" } else { "COMMIT" };
+            let Step { change, taken_back } = self.step(Writer::FIRST);
+            let end = if taken_back { "ROLLBACK" } else { "COMMIT" };
             let text = format!("BEGIN; {}; {end}", (kind.change)(&change));
             if let Err(e) = session.try_sql(&text) {
                 // The tables are swapped back; anything else is wrong.
                 assert!(e.message.contains("does not exist"), "{e} in {text}");
                 return;
             }
-            if end == "ROLLBACK" {
-                continue;
+            if !taken_back {
+                self.book(change);
             }
-            match change {
-                Change::Insert(id, row) | Change::Update(id, row) => drop(books.insert(id.to_owned(), row.clone())),
-                Change::Delete(id) => drop(books.remove(id)),
-                Change::Rekey(id, other) => {
-                    let row = books.remove(id).expect("a row");
-                    books.insert(other.to_owned(), row);
-                }
-            }
-            *self.books.lock().expect("the books") = books;
         }
     }
 }

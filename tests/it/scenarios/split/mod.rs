@@ -30,6 +30,15 @@ fn split(db: &Db, options: &[&[&str]], more: &[&str]) -> Running {
 /// What the other application knows of a row: `d`, `body` and `tags` as text.
 type Row = (String, String, String);
 
+/// Elements of a row, as text: none, equal ones, and a NULL among them.
+fn tags(turn: u64) -> String {
+    match turn % 5 {
+        0 => "{}".to_owned(),
+        1 => "{a,a}".to_owned(),
+        n => format!("{{x{turn},a,NULL,y{n}}}"),
+    }
+}
+
 /// An application that writes rows of its own until the swap takes columns or rows from it, and knows what each holds.
 #[derive(Default)]
 struct Writer {
@@ -62,11 +71,7 @@ impl Writer {
             let turn = self.turns.fetch_add(1, Ordering::Relaxed);
             let (one, other) = (Writer::FIRST + turn * 7 % Writer::ROWS, Writer::FIRST + (turn * 7 + 3) % Writer::ROWS);
             let d = turn * 3 % 5;
-            let tags = match turn % 5 {
-                0 => "{}".to_owned(),
-                1 => "{a,a}".to_owned(),
-                n => format!("{{x{turn},a,NULL,y{n}}}"),
-            };
+            let tags = tags(turn);
             let update = format!(
                 "UPDATE t SET d = {d}, body = 'body {turn}', tags = '{tags}' WHERE id IN ({one}, {other}) RETURNING id"
             );
@@ -133,6 +138,14 @@ fn released(db: &Db, writer: &Writer, running: Running) -> serde_json::Value {
     let report = running.done();
     assert_eq!(report["verify"]["differences"], 0, "{report}");
     report
+}
+
+/// Who may do what with a table or view, and with each of its columns.
+fn granted(db: &Db, name: &str) -> String {
+    db.query_one_text(&format!(
+        "SELECT concat(c.relacl::text, array(SELECT attname || attacl::text FROM pg_attribute \
+         WHERE attrelid = c.oid AND attacl IS NOT NULL ORDER BY attnum)::text) FROM pg_class c WHERE oid = '{name}'::regclass"
+    ))
 }
 
 /// Panics unless two queries give the same rows, each as often.

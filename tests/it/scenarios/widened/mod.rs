@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::twins::difference;
 
-use crate::harness::migration::{command, wait_until};
+use crate::harness::migration::{command, finish, only_migration, wait_until};
 use crate::harness::{Db, Output, Running, assert_nothing_left, dump, pgrecast, spawn_with};
 
 const ARGS: &[&str] = &["widen", "customers.id", "bigint", "--also", "notes.customer"];
@@ -28,12 +28,6 @@ fn died_at(db: &Db, point: &str) {
     let args = [ARGS, &["--format", "json"]].concat();
     let output = spawn_with(db.dsn(), &args, &[("PGRECAST_FAULT", point)]).wait();
     assert_eq!(output.code, None, "it was to die {point}: {}{}", output.stdout, output.stderr);
-}
-
-fn finish_group(db: &Db) {
-    let id = db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
-    command(db, &["finish", &id]).wait().ended(0);
-    assert_nothing_left(db);
 }
 
 /// Panics unless the schema is that of tables that were widened by plain statements.
@@ -72,7 +66,7 @@ fn all_tables_that_hold_a_key_follow_it() {
     let listed = command(&db, &["list"]).wait();
     assert_eq!(listed.stdout.lines().count(), 1, "{}", listed.stdout);
     assert_eq!(db.query_one_text("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND NOT convalidated"), "0");
-    finish_group(&db);
+    finish(&db);
     assert_as_by_hand(&db);
     assert_eq!(
         db.query_one_text("SELECT concat_ws(' ', spent(-7), (SELECT total FROM totals WHERE name = 'n7'))"),
@@ -93,32 +87,38 @@ fn killed_anywhere_it_goes_on() {
     assert_eq!(db.query_one_text(TYPES), "integer, integer, integer", "the swap was rolled back");
     died_at(&db, "after commit cut-over");
     assert_widened(&db);
-    let id = db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
+    let id = only_migration(&db);
     command(&db, &["resume", &id]).done();
     application.stop().assert_kept(&db);
-    finish_group(&db);
+    finish(&db);
+}
+
+/// There and back again, with a comparison and a kill in the window, while the application writes; its report.
+fn swap_back(db: &Db) -> Value {
+    let application = Application::start(db);
+    let args = [ARGS, &["--rollback-window", "10m"]].concat();
+    let running = command(db, &args);
+    running.wait_for_window();
+    application.wait_for_rounds(30);
+    let id = only_migration(db);
+    command(db, &["verify", &id]).wait().ended(0);
+    // What follows need not have been there all the time.
+    running.kill();
+    application.wait_for_rounds(30);
+    let report = command(db, &["rollback", &id]).done();
+    application.wait_for_rounds(30);
+    application.stop().assert_kept(db);
+    report
 }
 
 #[test]
 fn swapped_back_no_table_has_lost_a_write() {
     let db = setup();
     let before = dump(&db);
-    let application = Application::start(&db);
-    let args = [ARGS, &["--rollback-window", "10m"]].concat();
-    let running = command(&db, &args);
-    running.wait_for_window();
-    application.wait_for_rounds(30);
-    let id = db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
-    command(&db, &["verify", &id]).wait().ended(0);
-    // What follows need not have been there all the time.
-    running.kill();
-    application.wait_for_rounds(30);
-    let report = command(&db, &["rollback", &id]).done();
+    let report = swap_back(&db);
     assert_eq!(targets(&report).len(), 5);
-    application.wait_for_rounds(30);
-    application.stop().assert_kept(&db);
     assert_eq!(db.query_one_text("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND NOT convalidated"), "0");
-    finish_group(&db);
+    finish(&db);
     let after = dump(&db);
     assert!(before == after, "{}", difference(&before, &after));
 }
@@ -146,7 +146,7 @@ fn a_difference_in_any_table_is_found() {
     let db = setup();
     let running = widen(&db, &["--postpone-cutover"]);
     running.wait_for_waiting(RELEASE);
-    let id = db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL");
+    let id = only_migration(&db);
     command(&db, &["verify", &id]).wait().ended(0);
     let shadow =
         db.query_one_text("SELECT 'pgrecast.shadow_' || id FROM pgrecast.migration WHERE source = 'public.notes'");
@@ -174,7 +174,7 @@ fn one_table_that_cannot_be_locked_keeps_all_as_they_are() {
         db.query_one_text("SELECT note FROM notes JOIN customers ON customer = customers.id WHERE name = 'seven'"),
         "seven"
     );
-    finish_group(&db);
+    finish(&db);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_truncate_of_several_tables_reaches_each() {
     let counts = "SELECT concat_ws(' ', (SELECT count(*) FROM customers), (SELECT count(*) FROM orders), \
         (SELECT count(*) FROM addresses), (SELECT count(*) FROM address_log), (SELECT string_agg(note, ',') FROM notes))";
     assert_eq!(db.query_one_text(counts), "1 1 0 0 stays");
-    finish_group(&db);
+    finish(&db);
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn columns_that_hold_the_type_already_stay_as_they_are() {
     wait_until(&db, "valid keys", "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND NOT convalidated", "0");
     db.sql("INSERT INTO customers VALUES (3000000000, 'wide'); INSERT INTO orders VALUES (1, 3000000000, 1)");
     assert!(db.connect().try_sql("INSERT INTO orders VALUES (2, 3000000001, 1)").is_err(), "the key is checked");
-    finish_group(&db);
+    finish(&db);
 }
 
 #[test]

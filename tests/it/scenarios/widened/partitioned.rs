@@ -20,10 +20,6 @@ fn assert_partitioned_as_by_hand(db: &Db) {
     assert!(expected == got, "{}", difference(&expected, &got));
 }
 
-fn only_head(db: &Db) -> String {
-    db.query_one_text("SELECT id FROM pgrecast.migration WHERE head IS NULL")
-}
-
 #[test]
 fn they_follow_it_in_their_partitions() {
     let db = in_partitions();
@@ -34,11 +30,11 @@ fn they_follow_it_in_their_partitions() {
         application.wait_for_rounds(3);
     }
     assert_widened(&db);
-    let report = command(&db, &["resume", &only_head(&db)]).done();
+    let report = command(&db, &["resume", &only_migration(&db)]).done();
     application.wait_for_rounds(30);
     application.stop().assert_kept(&db);
     assert_eq!(targets(&report).len(), 5);
-    finish_group(&db);
+    finish(&db);
     assert_partitioned_as_by_hand(&db);
 }
 
@@ -46,17 +42,8 @@ fn they_follow_it_in_their_partitions() {
 fn they_are_swapped_back_with_it() {
     let db = in_partitions();
     let (before, keys) = (dump(&db), db.query_one_text(KEYS));
-    let application = Application::start(&db);
-    let running = command(&db, &[ARGS, &["--rollback-window", "10m"]].concat());
-    running.wait_for_window();
-    application.wait_for_rounds(30);
-    command(&db, &["verify", &only_head(&db)]).wait().ended(0);
-    running.kill();
-    application.wait_for_rounds(30);
-    command(&db, &["rollback", &only_head(&db)]).done();
-    application.wait_for_rounds(30);
-    application.stop().assert_kept(&db);
-    finish_group(&db);
+    swap_back(&db);
+    finish(&db);
     let after = dump(&db);
     assert!(before == after, "{}", difference(&before, &after));
     assert_eq!(db.query_one_text(KEYS), keys);
@@ -107,7 +94,7 @@ fn what_becomes_of_one_partition_is_noticed() {
     command(&db, &["cutover"]).wait().ended(0);
     running.done();
     assert_eq!(db.query_one_text(rows), expected);
-    finish_group(&db);
+    finish(&db);
 
     let db = in_partitions();
     let running = widen(&db, &["--postpone-cutover"]);
@@ -141,9 +128,9 @@ fn the_key_may_be_that_of_a_partitioned_table() {
     let widened = db.query_one_text(KEYS);
     db.sql("INSERT INTO c VALUES (1000, 2); INSERT INTO o VALUES (1000, 1000, 2); UPDATE c SET id = id + 2000 WHERE id < 9");
     assert!(db.connect().try_sql("INSERT INTO o VALUES (2000, 9999, 1)").is_err(), "the key is checked");
-    command(&db, &["rollback", &only_head(&db)]).wait().done();
+    command(&db, &["rollback", &only_migration(&db)]).wait().done();
     running.wait().done();
-    finish_group(&db);
+    finish(&db);
     assert_eq!((dump(&db), db.query_one_text(KEYS)), (before, keys));
     let rows = "SELECT concat_ws(' ', (SELECT count(*) FROM c), (SELECT count(*) FROM o WHERE id = 1000 OR c > 2000), \
         (SELECT count(*) FROM o JOIN c ON (c.id, c.region) = (o.c, o.region)))";
